@@ -17,9 +17,14 @@ pub struct Ctx {
     pub isa: Isa,
 }
 
+/// Proof that this processor has the instructions of a [`Level`]: it can only be had from detection, so holding one makes
+/// it sound to call a kernel compiled for that level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa(Level);
+
 /// Instruction sets with kernels of their own, narrowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Isa {
+pub enum Level {
     /// Plain Rust, which the compiler vectorises for the baseline of the target.
     Portable,
     /// x86-64 with AVX2 and FMA.
@@ -59,10 +64,10 @@ impl Ctx {
         Ok(Self { threads: Arc::new(pool), buffers: Arc::default(), isa: Isa::detect() })
     }
 
-    /// The same context restricted to kernels of at most `isa`; for comparing kernels with one another.
+    /// The same context restricted to kernels of at most `level`; for comparing kernels with one another.
     #[must_use]
-    pub fn with_isa(&self, isa: Isa) -> Self {
-        Self { isa: self.isa.min(isa), ..self.clone() }
+    pub fn at_most(&self, level: Level) -> Self {
+        Self { isa: Isa(self.isa.0.min(level)), ..self.clone() }
     }
 
     /// The number of compute threads.
@@ -117,13 +122,18 @@ impl Isa {
                 && std::is_x86_feature_detected!("avx512dq")
                 && std::is_x86_feature_detected!("avx512vl");
             if avx2 && avx512 {
-                return Self::Avx512;
+                return Self(Level::Avx512);
             }
             if avx2 {
-                return Self::Avx2;
+                return Self(Level::Avx2);
             }
         }
-        Self::Portable
+        Self(Level::Portable)
+    }
+
+    /// The level whose instructions may be used.
+    pub fn level(self) -> Level {
+        self.0
     }
 }
 

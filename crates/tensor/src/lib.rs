@@ -3,14 +3,15 @@
 //! Absent on purpose: any operation. A tensor here is a shape and a buffer; `ops` gives it meaning.
 
 mod ctx;
+mod mmap;
 mod pool;
 mod rng;
 mod store;
-#[expect(clippy::module_inception, reason = "the type the crate is named for; re-exported below")]
 mod tensor;
 
-pub use ctx::{Ctx, CtxError, Isa};
+pub use ctx::{Ctx, CtxError, Isa, Level};
 pub use half::bf16;
+pub use mmap::Mmap;
 pub use rng::Rng;
 pub use store::{NamedTensor, Slice, TensorSource};
 pub use tensor::{Dims, Storage, Tensor};

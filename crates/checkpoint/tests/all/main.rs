@@ -1,0 +1,8 @@
+//! The crate from outside: what it reads, refuses, writes, and leaves behind when it is killed.
+
+mod damage;
+mod files;
+mod fp8;
+mod reading;
+mod replacing;
+mod writing;

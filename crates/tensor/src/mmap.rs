@@ -1,0 +1,38 @@
+use std::fs::File;
+use std::io;
+use std::ops::Deref;
+
+/// The bytes of a file, mapped read-only: pages are read when they are touched and dropped when memory is short, so a
+/// checkpoint of any size can be open.
+///
+/// The length is the file's when it was mapped. While it is mapped, nobody may write to the file or shorten it; replace
+/// it by rename instead, which leaves the mapped file as it was. The operating system cannot forbid it, so read what
+/// decides anything (lengths, offsets, text) through the file, and take only plain numbers from here.
+#[derive(Debug)]
+pub struct Mmap(memmap2::Mmap);
+
+impl Mmap {
+    /// Maps the whole of `file`, which may be closed afterwards.
+    ///
+    /// # Errors
+    /// When the operating system refuses: the file is not an ordinary one, or the address space is used up.
+    #[expect(unsafe_code, reason = "the operating system cannot promise that a mapped file stays as it is")]
+    pub fn map(file: &File) -> io::Result<Self> {
+        // SAFETY: the mapping is private to this value, read-only, and lent out only as slices that borrow from it, so
+        // no slice outlives it or is written through it. What the operating system leaves open is another process
+        // changing the file. This project never does: it writes a new file and renames it into place, which keeps the
+        // mapped one. A foreign process that shortens the file ends ours by SIGBUS; one that overwrites it changes
+        // numbers, every bit pattern of which is a valid `u8`, and nothing that decides bounds or validity is taken
+        // from mapped bytes.
+        let map = unsafe { memmap2::Mmap::map(file) }?;
+        Ok(Self(map))
+    }
+}
+
+impl Deref for Mmap {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
