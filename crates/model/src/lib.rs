@@ -1,1 +1,24 @@
-//! model
+//! Layers, forward, backward and decode. A layer's backward stands under its forward and mirrors it.
+//!
+//! Absent on purpose: files (weights come from a [`tensor::TensorSource`]), text, the optimiser, and any notion of a
+//! training loop.
+
+pub mod attention;
+mod block;
+mod build;
+pub mod ffn;
+mod grads;
+mod head;
+mod infer;
+mod linear;
+mod model;
+mod mtp;
+mod names;
+mod params;
+mod recompute;
+
+pub use grads::{Deferred, Gradients, Sink, WeightGrad};
+pub use infer::{Cache, Trace};
+pub use model::{Batch, IGNORE, Model, Outcome, Scales};
+pub use params::{Kind, Param, ParamId, Params, Part};
+pub use recompute::Recompute;

@@ -1,0 +1,3 @@
+//! Attention variants, one file each with all its faces: parameters, forward, backward, decode, cache.
+
+pub mod mla;

@@ -1,0 +1,184 @@
+//! One layer: attention and feed-forward, each on a normalised copy of the residual stream (`spec/model.md` 2.1).
+
+use std::ops::Range;
+
+use config::ModelConfig;
+use ops::{residual, rms_norm};
+use tensor::{Ctx, Tensor};
+
+use crate::attention::mla::{self, Mla, Sequences};
+use crate::ffn::dense::{self, Dense};
+use crate::ffn::moe::{self, Balance, Moe};
+use crate::grads::Sink;
+use crate::linear::Norm;
+use crate::names;
+use crate::params::{Builder, Params};
+use crate::recompute::{Recompute, keep};
+
+/// The parameters of one layer.
+#[derive(Debug)]
+pub struct Block {
+    input_layernorm: Norm,
+    self_attn: Mla,
+    post_attention_layernorm: Norm,
+    mlp: Ffn,
+}
+
+/// The layer's feed-forward network.
+#[derive(Debug)]
+enum Ffn {
+    Dense(Dense),
+    Moe(Moe),
+}
+
+/// What backward needs beyond the inputs of forward.
+pub struct Saved {
+    x: Tensor, // [T, D]
+    norm_x: rms_norm::Saved,
+    n: Option<Tensor>, // [T, D], the input of attention
+    attention: mla::Saved,
+    mid: Tensor, // [T, D], the stream after attention
+    norm_mid: rms_norm::Saved,
+    m: Option<Tensor>, // [T, D], the input of the FFN
+    ffn: SavedFfn,
+}
+
+enum SavedFfn {
+    Dense(dense::Saved),
+    Moe(moe::Saved),
+}
+
+impl Block {
+    pub(crate) fn build<E>(b: &mut Builder<'_, E>, layer: usize, moe: bool, c: &ModelConfig) -> Result<Self, E> {
+        let (d, eps) = (c.hidden_size, c.rms_norm_eps);
+        let self_attn = Mla::build(b, layer, c)?;
+        let mlp = if moe {
+            Ffn::Moe(Moe::build(b, layer, c)?)
+        } else {
+            Ffn::Dense(Dense::build(b, &names::layer(layer, "mlp"), d, c.intermediate_size)?)
+        };
+        let mut norm = |field: &str| Norm::build(b, names::layer(layer, &format!("{field}.weight")), d, eps);
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            self_attn,
+            mlp,
+        })
+    }
+
+    /// `x` is `[T, D]`, the result `[T, D]`.
+    pub fn forward(&self, ctx: &Ctx, p: &Params, x: Tensor, seqs: &Sequences, again: Recompute) -> (Tensor, Saved) {
+        let (n, norm_x) = self.input_layernorm.forward(ctx, p, &x);
+        let (a, attention) = self.self_attn.forward(ctx, p, &n, seqs, again);
+        let mid = residual::sum(ctx, &x, &a);
+        let (m, norm_mid) = self.post_attention_layernorm.forward(ctx, p, &mid);
+        let (f, ffn) = self.mlp.forward(ctx, p, &m, again);
+        let y = residual::sum(ctx, &mid, &f);
+        let (n, m) = (keep(again.rms_norm, &n), keep(again.rms_norm, &m));
+        (y, Saved { x, norm_x, n, attention, mid, norm_mid, m, ffn })
+    }
+
+    /// `dy` is `[T, D]`; the result is `dx [T, D]` and the balance loss, times its factor.
+    pub fn backward(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        sink: &mut dyn Sink,
+        dy: Tensor,
+        saved: Saved,
+        seqs: &Sequences,
+        balance: Option<Balance<'_>>,
+    ) -> (Tensor, f64) {
+        // Computed again if forward did not keep them: the normalised inputs.
+        let Saved { x, norm_x, n, attention, mid, norm_mid, m, ffn } = saved;
+        let m = m.unwrap_or_else(|| self.post_attention_layernorm.recompute(ctx, p, &mid, &norm_mid));
+        let (dm, balance) = self.mlp.backward(ctx, p, sink, &dy, &m, ffn, balance);
+        let mut dmid = self.post_attention_layernorm.backward(ctx, p, sink, dm, &mid, norm_mid);
+        residual::add(ctx, &mut dmid, &dy);
+
+        let n = n.unwrap_or_else(|| self.input_layernorm.recompute(ctx, p, &x, &norm_x));
+        let dn = self.self_attn.backward(ctx, p, sink, &dmid, &n, attention, seqs);
+        let mut dx = self.input_layernorm.backward(ctx, p, sink, dn, &x, norm_x);
+        residual::add(ctx, &mut dx, &dmid);
+        (dx, balance)
+    }
+
+    /// New tokens of several sequences against their caches; see [`Mla::decode`].
+    pub fn decode(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        x: &Tensor,
+        angles: &ops::rope::CosSin,
+        rows: &[Range<usize>],
+        caches: &mut [&mut mla::Cache],
+    ) -> Tensor {
+        let (n, _) = self.input_layernorm.forward(ctx, p, x);
+        let mut y = self.self_attn.decode(ctx, p, &n, angles, rows, caches);
+        residual::add(ctx, &mut y, x);
+        let (m, _) = self.post_attention_layernorm.forward(ctx, p, &y);
+        let (f, _) = self.mlp.forward(ctx, p, &m, Recompute::ALL);
+        residual::add(ctx, &mut y, &f);
+        y
+    }
+
+    /// Fills the caches of the sequences of a batch from what its forward saved.
+    pub fn fill(&self, ctx: &Ctx, p: &Params, saved: &Saved, rows: &[Range<usize>], caches: &mut [&mut mla::Cache]) {
+        self.self_attn.fill(ctx, p, &saved.attention, rows, caches);
+    }
+
+    /// The mixture of experts, if this layer has one.
+    pub fn moe(&self) -> Option<&Moe> {
+        match &self.mlp {
+            Ffn::Dense(_) => None,
+            Ffn::Moe(moe) => Some(moe),
+        }
+    }
+}
+
+impl Saved {
+    /// The layer's input, `[T, D]`.
+    pub fn input(&self) -> &Tensor {
+        &self.x
+    }
+
+    /// What the layer's router did, if it has one.
+    pub fn routing(&self) -> Option<&moe::Saved> {
+        match &self.ffn {
+            SavedFfn::Dense(_) => None,
+            SavedFfn::Moe(saved) => Some(saved),
+        }
+    }
+}
+
+impl Ffn {
+    fn forward(&self, ctx: &Ctx, p: &Params, x: &Tensor, again: Recompute) -> (Tensor, SavedFfn) {
+        match self {
+            Self::Dense(ffn) => {
+                let (y, saved) = ffn.forward(ctx, p, x, again);
+                (y, SavedFfn::Dense(saved))
+            }
+            Self::Moe(ffn) => {
+                let (y, saved) = ffn.forward(ctx, p, x, again);
+                (y, SavedFfn::Moe(saved))
+            }
+        }
+    }
+
+    fn backward(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        sink: &mut dyn Sink,
+        dy: &Tensor,
+        x: &Tensor,
+        saved: SavedFfn,
+        balance: Option<Balance<'_>>,
+    ) -> (Tensor, f64) {
+        match (self, saved) {
+            (Self::Dense(ffn), SavedFfn::Dense(saved)) => (ffn.backward(ctx, p, sink, dy, x, saved), 0.0),
+            (Self::Moe(ffn), SavedFfn::Moe(saved)) => ffn.backward(ctx, p, sink, dy, x, saved, balance),
+            _ => unreachable!("what a layer saved is of its own kind"),
+        }
+    }
+}

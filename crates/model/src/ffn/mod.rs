@@ -1,0 +1,4 @@
+//! Feed-forward networks: dense, and a mixture of experts.
+
+pub mod dense;
+pub mod moe;

@@ -1,0 +1,170 @@
+//! A mixture of experts (`spec/model.md` 4; DeepSeek-V3 paper 2.1.2):
+//! `y = Σ_{e in top-K} w_e · FFN_e(x) + FFN_shared(x)`.
+//!
+//! Rows are sorted by expert, so that each expert multiplies its own rows in one piece, and the weight `w_e` is applied
+//! before the down projection, which is linear: then the sum over experts needs no factors, and the gradient of `w_e` is
+//! a product of rows of width I that backward has at hand anyway.
+
+use std::sync::Arc;
+
+use config::{ModelConfig, Scoring, TopkMethod};
+use ops::{balance, gemm, permute, residual, router, row_scale, swiglu};
+use tensor::{Ctx, Tensor};
+
+use super::dense::{self, Dense};
+use crate::grads::{Sink, WeightGrad};
+use crate::names;
+use crate::params::{Builder, Kind, ParamId, Params};
+use crate::recompute::{Recompute, keep};
+
+/// The parameters of one mixture of E experts of width I.
+#[derive(Debug)]
+pub struct Moe {
+    gate: ParamId,                            // [E, D]
+    e_score_correction_bias: Option<ParamId>, // [E]
+    gate_up_proj: ParamId,                    // [E, 2 I, D], gate rows first
+    down_proj: ParamId,                       // [E, D, I]
+    shared_experts: Option<Dense>,
+    routing: router::Config,
+}
+
+/// What backward needs beyond the inputs of forward.
+pub struct Saved {
+    routing: router::Routing,
+    plan: permute::Plan,
+    offsets: Arc<Vec<usize>>,
+    weights: Tensor,   // [R], sorted by expert; R = T K
+    gate_up: Tensor,   // [R, 2 I]
+    h: Option<Tensor>, // [R, I]
+    shared: Option<dense::Saved>,
+}
+
+/// The sequence-wise balance loss of a batch (`spec/training.md` 1.6).
+#[derive(Clone, Copy, Debug)]
+pub struct Balance<'a> {
+    /// Where each sequence begins, and the end of the last.
+    pub cu_seqlens: &'a [usize],
+    /// α over the number of sequences of the whole step.
+    pub factor: f32,
+}
+
+impl Moe {
+    pub(crate) fn build<E>(b: &mut Builder<'_, E>, layer: usize, c: &ModelConfig) -> Result<Self, E> {
+        let (d, i, e) = (c.hidden_size, c.moe_intermediate_size, c.n_routed_experts);
+        let name = |field: &str| names::layer(layer, &format!("mlp.{field}"));
+        let expert = |k: usize| name(&format!("experts.{k}"));
+        let gate = b.one(name("gate.weight"), &[e, d], Kind::Matrix)?;
+        let e_score_correction_bias = (c.topk_method == TopkMethod::NoauxTc)
+            .then(|| b.one(name("gate.e_score_correction_bias"), &[e], Kind::RoutingBias))
+            .transpose()?;
+        let gate_up = (0..e).flat_map(|k| names::gate_up(&expert(k), i, d)).collect();
+        let down = (0..e).map(|k| names::down(&expert(k), i, d)).collect();
+        let gate_up_proj = b.many(gate_up, &[e, 2 * i, d], Kind::Matrix)?;
+        let down_proj = b.many(down, &[e, d, i], Kind::Matrix)?;
+        let shared_experts = (c.n_shared_experts > 0)
+            .then(|| Dense::build(b, &name("shared_experts"), d, c.shared_intermediate_size()))
+            .transpose()?;
+        let routing = router::Config {
+            n_routed_experts: e,
+            num_experts_per_tok: c.num_experts_per_tok,
+            n_group: c.n_group,
+            topk_group: c.topk_group,
+            scoring: match c.scoring_func {
+                Scoring::Sigmoid => router::Scoring::Sigmoid,
+                Scoring::Softmax => router::Scoring::Softmax,
+            },
+            method: match c.topk_method {
+                TopkMethod::NoauxTc => router::Method::NoauxTc,
+                TopkMethod::Greedy => router::Method::Greedy,
+                TopkMethod::GroupLimitedGreedy => router::Method::GroupLimitedGreedy,
+            },
+            norm_topk_prob: c.norm_topk_prob,
+            routed_scaling_factor: c.routed_scaling_factor as f32,
+        };
+        Ok(Self { gate, e_score_correction_bias, gate_up_proj, down_proj, shared_experts, routing })
+    }
+
+    /// The bias that steers the choice of experts, if this router has one.
+    pub fn routing_bias(&self) -> Option<ParamId> {
+        self.e_score_correction_bias
+    }
+
+    /// `x` is `[T, D]`, the result `[T, D]`.
+    pub fn forward(&self, ctx: &Ctx, p: &Params, x: &Tensor, again: Recompute) -> (Tensor, Saved) {
+        let logits = gemm::nt(ctx, x, &p[self.gate]); // [T, E]
+        let bias = self.e_score_correction_bias.map(|id| p[id].f32().data());
+        let routing = router::forward(ctx, &logits, bias, &self.routing);
+        let [t, k] = routing.weights.dims();
+        let plan = permute::Plan::new(&routing.idx, t, k, self.routing.n_routed_experts);
+        let weights = plan.sort(ctx, &routing.weights);
+
+        let rows = permute::forward(ctx, x, &plan); // [R, D]
+        let gate_up = gemm::grouped_nt(ctx, &rows, &plan.offsets, &p[self.gate_up_proj]);
+        let h = swiglu::forward(ctx, &gate_up);
+        let weighted = row_scale::forward(ctx, &h, &weights);
+        let out = gemm::grouped_nt(ctx, &weighted, &plan.offsets, &p[self.down_proj]); // [R, D]
+        let mut y = permute::backward(ctx, &out, &plan); // the sum over each token's K rows
+
+        let shared = self.shared_experts.as_ref().map(|ffn| ffn.forward(ctx, p, x, again));
+        let shared = shared.map(|(shared, saved)| {
+            residual::add(ctx, &mut y, &shared);
+            saved
+        });
+        let offsets = Arc::new(plan.offsets.clone());
+        (y, Saved { routing, plan, offsets, weights, gate_up, h: keep(again.swiglu, &h), shared })
+    }
+
+    /// `dy` is `[T, D]`, `x` as in forward; the result is `dx [T, D]` and the balance loss, times its factor.
+    pub fn backward(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        sink: &mut dyn Sink,
+        dy: &Tensor,
+        x: &Tensor,
+        saved: Saved,
+        balance: Option<Balance<'_>>,
+    ) -> (Tensor, f64) {
+        // Computed again if forward did not keep it, and always: the weighted rows and the rows of x, cheap to make.
+        let Saved { routing, plan, offsets, weights, gate_up, h, shared } = saved;
+        let h = h.unwrap_or_else(|| swiglu::forward(ctx, &gate_up));
+        let weighted = row_scale::forward(ctx, &h, &weights);
+        let rows = permute::forward(ctx, x, &plan);
+
+        let dout = permute::forward(ctx, dy, &plan); // [R, D]
+        let dweighted = gemm::grouped_nn(ctx, &dout, &offsets, &p[self.down_proj]);
+        sink.push(ctx, WeightGrad::Grouped { id: self.down_proj, dy: dout, x: weighted, offsets: offsets.clone() });
+        let (dh, dweights) = row_scale::backward(ctx, &dweighted, &h, &weights);
+        let dgate_up = swiglu::backward(ctx, &dh, &gate_up);
+        let drows = gemm::grouped_nn(ctx, &dgate_up, &offsets, &p[self.gate_up_proj]);
+        sink.push(ctx, WeightGrad::Grouped { id: self.gate_up_proj, dy: dgate_up, x: rows, offsets });
+        let mut dx = permute::backward(ctx, &drows, &plan);
+
+        let dweights = plan.unsort(ctx, &dweights); // [T, K]
+        let balance = balance.map(|b| {
+            let k = self.routing.num_experts_per_tok;
+            balance::forward_backward(ctx, &routing.scores, b.cu_seqlens, k, b.factor)
+        });
+        let dscores = balance.as_ref().map(|(_, dscores)| dscores);
+        let dlogits = router::backward(ctx, &dweights, dscores, &routing, &self.routing);
+        residual::add(ctx, &mut dx, &gemm::nn(ctx, &dlogits, &p[self.gate]));
+        sink.push(ctx, WeightGrad::Linear { id: self.gate, dy: dlogits, x: x.clone() });
+
+        if let (Some(ffn), Some(saved)) = (&self.shared_experts, shared) {
+            residual::add(ctx, &mut dx, &ffn.backward(ctx, p, sink, dy, x, saved));
+        }
+        (dx, balance.map_or(0.0, |(loss, _)| loss))
+    }
+}
+
+impl Saved {
+    /// The experts chosen for each token, ascending, `[T K]`, and their weights `[T, K]`.
+    pub fn choices(&self) -> (&[u32], &Tensor) {
+        (&self.routing.idx, &self.routing.weights)
+    }
+
+    /// How many rows each expert got, `[E]`.
+    pub fn load(&self) -> impl Iterator<Item = u64> {
+        self.offsets.windows(2).map(|o| (o[1] - o[0]) as u64)
+    }
+}

@@ -1,0 +1,140 @@
+//! Running a model without gradients: a trace of everything for parity checks, prefill, decode.
+
+use std::ops::Range;
+
+use ops::embedding;
+use tensor::{Ctx, Tensor};
+
+use crate::attention::mla;
+use crate::head;
+use crate::model::{Model, first_rows};
+use crate::recompute::Recompute;
+
+/// The cache of one sequence, over all main layers.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    layers: Vec<mla::Cache>,
+    len: usize,
+}
+
+/// Everything that a run over one text computes; `golden/README.md` has the names.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// The input of each layer and the output of the last, before the final norm: `[T, D]` each.
+    pub hidden: Vec<Tensor>,
+    /// After the final norm, `[T, D]`.
+    pub final_norm: Tensor,
+    /// `[T, V]`.
+    pub logits: Tensor,
+    /// For each mixture layer: its number, the experts chosen (ascending, `[T K]`) and their weights `[T, K]`.
+    pub routing: Vec<(usize, Vec<u32>, Tensor)>,
+    /// For each MTP depth k: hidden states after `shared_head.norm` and logits, `[T - k, D]` and `[T - k, V]`.
+    pub mtp: Vec<(Tensor, Tensor)>,
+}
+
+impl Model {
+    /// Runs over one text in direct form and keeps everything.
+    pub fn trace(&self, ctx: &Ctx, ids: &[u32], with_mtp: bool) -> Trace {
+        let p = &self.params;
+        let seqs = self.sequences(ctx, 1, ids.len(), 0);
+        let mut x = embedding::forward(ctx, ids, &p[self.embed]);
+        let (mut hidden, mut routing) = (Vec::new(), Vec::new());
+        for (layer, block) in self.blocks.iter().enumerate() {
+            hidden.push(x.clone());
+            let (y, saved) = block.forward(ctx, p, x, &seqs, Recompute::ALL);
+            routing.extend(saved.routing().map(|r| {
+                let (idx, weights) = r.choices();
+                (layer, idx.to_vec(), weights.clone())
+            }));
+            x = y;
+        }
+        let (final_norm, _) = self.norm.forward(ctx, p, &x);
+        hidden.push(x);
+        let logits = head::logits(ctx, p, self.head, &final_norm);
+
+        let mut mtp = Vec::new();
+        let mut previous = final_norm.clone();
+        for (depth, module) in (1..).zip(&self.mtp).take_while(|(depth, _)| with_mtp && *depth < ids.len()) {
+            let length = ids.len() - depth;
+            let h = first_rows(ctx, &previous, 1, length);
+            let seqs = self.sequences(ctx, 1, length, depth);
+            (previous, _) = module.forward(ctx, p, h, ids[depth..].to_vec(), &seqs, Recompute::ALL);
+            mtp.push((previous.clone(), head::logits(ctx, p, self.head, &previous)));
+        }
+        Trace { hidden, final_norm, logits, routing, mtp }
+    }
+
+    /// An empty cache.
+    pub fn new_cache(&self) -> Cache {
+        Cache { layers: vec![mla::Cache::default(); self.blocks.len()], len: 0 }
+    }
+
+    /// Runs over `ids`, which must not be empty, from the start of a sequence, in direct form, and fills `cache`. The
+    /// result is the logits after the last token, `[1, V]`.
+    ///
+    /// # Panics
+    /// When the cache is not empty.
+    pub fn prefill(&self, ctx: &Ctx, ids: &[u32], cache: &mut Cache) -> Tensor {
+        assert!(cache.len == 0 && !ids.is_empty(), "prefill starts a sequence with at least one token");
+        let p = &self.params;
+        let seqs = self.sequences(ctx, 1, ids.len(), 0);
+        let rows = [0..ids.len()];
+        let mut x = embedding::forward(ctx, ids, &p[self.embed]);
+        for (block, cache) in self.blocks.iter().zip(&mut cache.layers) {
+            let (y, saved) = block.forward(ctx, p, x, &seqs, Recompute::ALL);
+            block.fill(ctx, p, &saved, &rows, &mut [cache]);
+            x = y;
+        }
+        cache.len += ids.len();
+        self.last_logits(ctx, &x, &rows)
+    }
+
+    /// Appends new tokens to several sequences, in absorbed form. The result is the logits after each one's last new
+    /// token, `[S, V]`; they do not depend on which other sequences are there, nor on how a sequence's tokens are cut
+    /// into calls.
+    ///
+    /// # Panics
+    /// When a sequence has no new token.
+    pub fn decode(&self, ctx: &Ctx, tokens: &[&[u32]], caches: &mut [&mut Cache]) -> Tensor {
+        assert!(tokens.len() == caches.len() && tokens.iter().all(|t| !t.is_empty()), "decode needs a token a sequence");
+        let p = &self.params;
+        let mut rows: Vec<Range<usize>> = Vec::with_capacity(tokens.len());
+        let mut positions: Vec<u32> = Vec::new();
+        for (tokens, cache) in tokens.iter().zip(caches.iter()) {
+            rows.push(positions.len()..positions.len() + tokens.len());
+            positions.extend((cache.len..cache.len + tokens.len()).map(|i| i as u32));
+        }
+        let angles = self.table(ctx, &positions);
+        let mut x = embedding::forward(ctx, &tokens.concat(), &p[self.embed]);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let mut layer_caches: Vec<&mut mla::Cache> = caches.iter_mut().map(|c| &mut c.layers[layer]).collect();
+            x = block.decode(ctx, p, &x, &angles, &rows, &mut layer_caches);
+        }
+        for (tokens, cache) in tokens.iter().zip(caches.iter_mut()) {
+            cache.len += tokens.len();
+        }
+        self.last_logits(ctx, &x, &rows)
+    }
+
+    fn last_logits(&self, ctx: &Ctx, x: &Tensor, rows: &[Range<usize>]) -> Tensor {
+        let [_, d] = x.dims();
+        let mut last = ctx.empty([rows.len(), d]);
+        for (to, rows) in last.data_mut().chunks_exact_mut(d).zip(rows) {
+            to.copy_from_slice(x.row(rows.end - 1));
+        }
+        let (h, _) = self.norm.forward(ctx, &self.params, &last);
+        head::logits(ctx, &self.params, self.head, &h)
+    }
+}
+
+impl Cache {
+    /// The number of tokens it holds.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}

@@ -1,0 +1,88 @@
+//! A projection with an optional bias, and a norm with its gain: ops joined to the parameters they use.
+
+use ops::{bias, gemm, rms_norm};
+use tensor::{Ctx, Tensor};
+
+use crate::grads::{Sink, WeightGrad};
+use crate::params::{Builder, Kind, ParamId, Params};
+
+/// `y = x Wᵀ + b`.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    /// `[N, K]`.
+    pub weight: ParamId,
+    /// `[N]`; only checkpoints with `attention_bias` have it.
+    pub bias: Option<ParamId>,
+}
+
+/// `y = RMSNorm(x; w, eps)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm {
+    /// `[D]`.
+    pub weight: ParamId,
+    /// Added to the mean of squares.
+    pub eps: f32,
+}
+
+impl Linear {
+    /// `{prefix}.weight [n, k]` and, if asked for, `{prefix}.bias [n]`.
+    pub(crate) fn build<E>(b: &mut Builder<'_, E>, prefix: &str, n: usize, k: usize, bias: bool) -> Result<Self, E> {
+        let weight = b.one(format!("{prefix}.weight"), &[n, k], Kind::Matrix)?;
+        let bias = bias.then(|| b.one(format!("{prefix}.bias"), &[n], Kind::Bias)).transpose()?;
+        Ok(Self { weight, bias })
+    }
+
+    /// `x` is `[T, K]`, the result `[T, N]`.
+    pub fn forward(&self, ctx: &Ctx, p: &Params, x: &Tensor) -> Tensor {
+        let mut y = gemm::nt(ctx, x, &p[self.weight]);
+        if let Some(b) = self.bias {
+            bias::add(ctx, &mut y, p[b].f32());
+        }
+        y
+    }
+
+    /// `dy` is `[T, N]`, the result `dx [T, K]`.
+    pub fn backward_input(&self, ctx: &Ctx, p: &Params, dy: &Tensor) -> Tensor {
+        gemm::nn(ctx, dy, &p[self.weight])
+    }
+
+    /// Hands the gradients of weight and bias to `sink`.
+    pub fn backward_weight(&self, ctx: &Ctx, sink: &mut dyn Sink, dy: &Tensor, x: &Tensor) {
+        sink.push(ctx, WeightGrad::Linear { id: self.weight, dy: dy.clone(), x: x.clone() });
+        if let Some(id) = self.bias {
+            sink.push(ctx, WeightGrad::Bias { id, dy: dy.clone() });
+        }
+    }
+}
+
+impl Norm {
+    /// The gain `name [d]`.
+    pub(crate) fn build<E>(b: &mut Builder<'_, E>, name: String, d: usize, eps: f64) -> Result<Self, E> {
+        Ok(Self { weight: b.one(name, &[d], Kind::Gain)?, eps: eps as f32 })
+    }
+
+    /// `x` is `[T, D]`.
+    pub fn forward(&self, ctx: &Ctx, p: &Params, x: &Tensor) -> (Tensor, rms_norm::Saved) {
+        rms_norm::forward(ctx, x, p[self.weight].f32(), self.eps)
+    }
+
+    /// The result of `forward` again, bit for bit.
+    pub fn recompute(&self, ctx: &Ctx, p: &Params, x: &Tensor, saved: &rms_norm::Saved) -> Tensor {
+        rms_norm::recompute(ctx, x, p[self.weight].f32(), saved)
+    }
+
+    /// Hands the gain's gradient to `sink`; the result is `dx [T, D]`.
+    pub fn backward(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        sink: &mut dyn Sink,
+        dy: Tensor,
+        x: &Tensor,
+        saved: rms_norm::Saved,
+    ) -> Tensor {
+        let dx = rms_norm::backward_input(ctx, &dy, x, p[self.weight].f32(), &saved);
+        sink.push(ctx, WeightGrad::RmsNorm { id: self.weight, dy, x: x.clone(), saved });
+        dx
+    }
+}

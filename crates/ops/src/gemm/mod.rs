@@ -1,0 +1,125 @@
+#![doc = include_str!("README.md")]
+
+pub mod cases;
+pub(crate) mod cpu;
+mod kernel;
+pub(crate) mod pack;
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
+use cpu::{Output, Product};
+use pack::{Values, View};
+use tensor::{Ctx, Storage, Tensor};
+
+/// `y = x Wᵀ`: `x` is `[T, K]`, `w` is `[N, K]`, the result `[T, N]`. Fprop of a linear layer.
+pub fn nt(ctx: &Ctx, x: &Tensor, w: &Storage) -> Tensor {
+    let [t, _] = x.dims();
+    let [n, k] = w.dims();
+    grouped(ctx, x, &[0, t], w, n, k, Side::Forward)
+}
+
+/// `dx = dy W`: `dy` is `[T, N]`, `w` is `[N, K]`, the result `[T, K]`. Dgrad of a linear layer.
+pub fn nn(ctx: &Ctx, dy: &Tensor, w: &Storage) -> Tensor {
+    let [t, _] = dy.dims();
+    let [n, k] = w.dims();
+    grouped(ctx, dy, &[0, t], w, n, k, Side::Input)
+}
+
+/// `dW += dyᵀ x`: `dy` is `[T, N]`, `x` is `[T, K]`, `dw` is `[N, K]`. Wgrad of a linear layer.
+pub fn tn_add(ctx: &Ctx, dy: &Tensor, x: &Tensor, dw: &mut Tensor) {
+    let [t, _] = dy.dims();
+    let [_, _] = dw.dims();
+    wgrad(ctx, dy, x, &[0, t], dw);
+}
+
+/// `y = x Wᵀ` with a matrix per group of rows: rows `offsets[e]..offsets[e + 1]` of `x [R, K]` meet `w[e]` of
+/// `w [E, N, K]`. The result is `[R, N]`. Fprop of routed experts.
+pub fn grouped_nt(ctx: &Ctx, x: &Tensor, offsets: &[usize], w: &Storage) -> Tensor {
+    let [_, n, k] = w.dims();
+    grouped(ctx, x, offsets, w, n, k, Side::Forward)
+}
+
+/// `dx = dy W` with a matrix per group of rows: `dy` is `[R, N]`, `w` is `[E, N, K]`, the result `[R, K]`.
+pub fn grouped_nn(ctx: &Ctx, dy: &Tensor, offsets: &[usize], w: &Storage) -> Tensor {
+    let [_, n, k] = w.dims();
+    grouped(ctx, dy, offsets, w, n, k, Side::Input)
+}
+
+/// `dW[e] += dyᵀ x` over the rows of group `e`: `dy` is `[R, N]`, `x` is `[R, K]`, `dw` is `[E, N, K]`.
+pub fn grouped_tn_add(ctx: &Ctx, dy: &Tensor, x: &Tensor, offsets: &[usize], dw: &mut Tensor) {
+    let [_, _, _] = dw.dims();
+    wgrad(ctx, dy, x, offsets, dw);
+}
+
+/// Whether rows meet `Wᵀ` or `W`.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Forward,
+    Input,
+}
+
+fn grouped(ctx: &Ctx, x: &Tensor, offsets: &[usize], w: &Storage, n: usize, k: usize, side: Side) -> Tensor {
+    let [rows, width] = x.dims();
+    let (inner, outer) = if side == Side::Forward { (k, n) } else { (n, k) };
+    assert_eq!(width, inner, "gemm: x {x:?} does not fit w {:?}", w.shape());
+    check_offsets(offsets, rows, w.shape().len() / (n * k));
+    let mut y = ctx.empty([rows, outer]);
+    let c = y.data_mut().as_mut_ptr();
+    let products: Vec<Product<'_>> = offsets
+        .windows(2)
+        .enumerate()
+        .filter(|(_, o)| o[1] > o[0])
+        .map(|(e, o)| {
+            let weight = View { data: values(w), offset: e * n * k, row_stride: k, col_stride: 1 };
+            Product {
+                m: o[1] - o[0],
+                n: outer,
+                k: inner,
+                a: View::rows(x.data(), inner).at(o[0], 0),
+                b: if side == Side::Forward { weight.transposed() } else { weight },
+                c: Output { c: c.wrapping_add(o[0] * outer), ldc: outer, accumulate: false },
+            }
+        })
+        .collect();
+    // SAFETY: the groups are disjoint ranges of the rows of `y` (`check_offsets`), which this function owns.
+    unsafe { cpu::run(ctx, &products) };
+    y
+}
+
+fn wgrad(ctx: &Ctx, dy: &Tensor, x: &Tensor, offsets: &[usize], dw: &mut Tensor) {
+    let ([rows, n], [x_rows, k]) = (dy.dims(), x.dims());
+    assert_eq!(rows, x_rows, "gemm: dy {dy:?} and x {x:?} have different rows");
+    assert_eq!(dw.len(), (offsets.len() - 1) * n * k, "gemm: dw {dw:?} does not fit dy {dy:?} and x {x:?}");
+    check_offsets(offsets, rows, offsets.len() - 1);
+    let c = dw.data_mut().as_mut_ptr();
+    let products: Vec<Product<'_>> = offsets
+        .windows(2)
+        .enumerate()
+        .filter(|(_, o)| o[1] > o[0])
+        .map(|(e, o)| Product {
+            m: n,
+            n: k,
+            k: o[1] - o[0],
+            a: View::rows(dy.data(), n).at(o[0], 0).transposed(),
+            b: View::rows(x.data(), k).at(o[0], 0),
+            c: Output { c: c.wrapping_add(e * n * k), ldc: k, accumulate: true },
+        })
+        .collect();
+    // SAFETY: each group has its own `[n, k]` part of `dw`, which is borrowed mutably.
+    unsafe { cpu::run(ctx, &products) };
+}
+
+fn check_offsets(offsets: &[usize], rows: usize, groups: usize) {
+    assert!(
+        offsets.len() == groups + 1 && offsets[0] == 0 && offsets[groups] == rows && offsets.is_sorted(),
+        "gemm: offsets do not cut {rows} rows into {groups} groups"
+    );
+}
+
+fn values(w: &Storage) -> Values<'_> {
+    match w {
+        Storage::F32(t) => Values::F32(t.data()),
+        Storage::Bf16(v, _) => Values::Bf16(v),
+    }
+}
