@@ -1,1 +1,19 @@
-fn main() {}
+//! The `hadal` program: arguments, exit codes, hints. Results go to stdout, everything else to stderr.
+
+mod args;
+mod commands;
+mod failure;
+mod load;
+mod sampling;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let outcome = commands::run(args::Args::parse());
+    match outcome {
+        Ok(code) => code,
+        Err(error) => failure::report(&error),
+    }
+}

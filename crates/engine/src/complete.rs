@@ -21,6 +21,19 @@ const BATCH: usize = 32;
 /// # Errors
 /// The first request that cannot be answered.
 pub fn complete(ctx: &Ctx, model: &Model, requests: &[Request]) -> Result<Vec<Completion>, Error> {
+    complete_until(ctx, model, requests, |_| false)
+}
+
+/// The same, where an answer also ends with the token after which `ended` says so of its tokens.
+///
+/// # Errors
+/// As [`complete`].
+pub fn complete_until(
+    ctx: &Ctx,
+    model: &Model,
+    requests: &[Request],
+    ended: impl Fn(&[u32]) -> bool,
+) -> Result<Vec<Completion>, Error> {
     let mut waiting = requests.iter().enumerate();
     let mut done: Vec<Option<Completion>> = vec![None; requests.len()];
     let mut running: Vec<(usize, Sequence, Vec<u32>)> = Vec::new();
@@ -39,8 +52,12 @@ pub fn complete(ctx: &Ctx, model: &Model, requests: &[Request]) -> Result<Vec<Co
         for (_, sequence, tokens) in &mut running {
             if let Some(token) = sequence.draw(ctx)? {
                 tokens.push(token);
-                drawn.push(token);
-                advancing.push(sequence);
+                if ended(tokens) {
+                    sequence.stop();
+                } else {
+                    drawn.push(token);
+                    advancing.push(sequence);
+                }
             }
         }
         advance(ctx, model, &drawn, &mut advancing);

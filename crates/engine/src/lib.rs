@@ -6,7 +6,7 @@ mod complete;
 mod error;
 mod sequence;
 
-pub use complete::{Completion, complete};
+pub use complete::{Completion, complete, complete_until};
 pub use error::Error;
 pub use ops::sampling::Params as Sampling;
 pub use sequence::{Finish, Request, Sequence, advance};

@@ -137,11 +137,6 @@ impl Block {
 }
 
 impl Saved {
-    /// The layer's input, `[T, D]`.
-    pub fn input(&self) -> &Tensor {
-        &self.x
-    }
-
     /// What the layer's router did, if it has one.
     pub fn routing(&self) -> Option<&moe::Saved> {
         match &self.ffn {

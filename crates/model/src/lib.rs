@@ -4,15 +4,15 @@
 //! training loop.
 
 pub mod attention;
-mod block;
+pub mod block;
 mod build;
 pub mod ffn;
 mod grads;
 mod head;
 mod infer;
-mod linear;
+pub mod linear;
 mod model;
-mod mtp;
+pub mod mtp;
 mod names;
 mod params;
 mod recompute;

@@ -10,6 +10,7 @@ pub mod pretrain;
 pub mod report;
 mod run_dir;
 pub mod save;
+pub mod speed;
 pub mod step;
 
 pub use error::{Error, Result};

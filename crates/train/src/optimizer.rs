@@ -1,7 +1,7 @@
 //! AdamW over all parameters, with gradients clipped by their global norm (`spec/training.md` 1.2, 1.10).
 
 use config::recipe::{FloatType, Optim};
-use model::{Gradients, Params};
+use model::{Gradients, ParamId, Params};
 use ops::adamw::{self, Hyper, Moments};
 use tensor::Ctx;
 
@@ -30,9 +30,9 @@ impl Optimizer {
         self.steps += 1;
         // 1e-6 keeps the quotient finite; with it a gradient at the limit shrinks by a millionth (`spec` 1.2).
         let grad_scale = (settings.clip_norm / (grad_norm + 1e-6)).min(1.0);
-        for (id, moments) in params.ids().zip(&mut self.moments) {
+        let ids = (0..).map(ParamId);
+        for ((id, param), moments) in ids.zip(&mut params.0).zip(&mut self.moments) {
             let (Some(grad), Some(moments)) = (grads.get(id), moments) else { continue };
-            let param = &mut params.0[id.0];
             let hyper = Hyper {
                 lr,
                 beta1: settings.beta1,

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use config::recipe::{Packing, Recipe, Tokenizer as From};
 use config::ModelConfig;
-use data::read::{Documents, list};
-use data::{Corpus, Dataset, Format, LoaderConfig, Prepared, Role, Source};
+use data::read::{Document, Documents, list};
+use data::{Corpus, Dataset, Format, LoaderConfig, Prepared, Role, Source, TokenizerEncoder};
 use serde_json::json;
 use tokenizer::{ChatFormat, TrainOptions, Tokenizer};
 
@@ -29,7 +29,7 @@ pub fn tokenizer(dir: &RunDir, recipe: &Recipe, say: &mut dyn FnMut(String)) -> 
             let trained = train_tokenizer(recipe, *size)?;
             checkpoint::write_dir_atomically(&home, |home| {
                 let limit = recipe.model_config()?.max_position_embeddings as u64;
-                Ok::<_, Error>(tokenizer::write_model_files(home, &trained, ChatFormat::V3, limit)?)
+                Ok::<_, Error>(tokenizer::write_model_files(home, &trained, ChatFormat::V3, limit, false)?)
             })?;
         }
     }
@@ -54,7 +54,7 @@ fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
 fn train_tokenizer(recipe: &Recipe, vocab_size: usize) -> Result<tokenizer::Trained> {
     let mut failed = None;
     let documents = sources(recipe).into_iter().flat_map(|source| match list(&source) {
-        Ok(files) => Box::new(Documents::new(&source, files)) as Box<dyn Iterator<Item = data::Result<_>>>,
+        Ok(files) => Box::new(Documents::new(&source, files)) as Box<dyn Iterator<Item = data::Result<Document>>>,
         Err(error) => Box::new(std::iter::once(Err(error))),
     });
     // The trainer takes texts; the first document that cannot be read ends them.
@@ -79,7 +79,8 @@ fn train_tokenizer(recipe: &Recipe, vocab_size: usize) -> Result<tokenizer::Trai
 pub fn dataset(recipe: &Recipe, tokenizer: &Tokenizer, say: &mut dyn FnMut(String)) -> Result<Dataset> {
     let corpus = corpus(recipe);
     let mut said = std::time::Instant::now();
-    let (dataset, prepared) = data::prepare(&recipe.data.cache, &corpus, tokenizer, &mut |p| {
+    let encoder = TokenizerEncoder::new(tokenizer)?;
+    let (dataset, prepared) = data::prepare(&recipe.data.cache, &corpus, &encoder, &mut |p| {
         if said.elapsed().as_secs() >= 5 {
             said = std::time::Instant::now();
             let percent = 100 * p.bytes_read / p.bytes_total.max(1);
@@ -127,7 +128,8 @@ pub fn loader_config(recipe: &Recipe) -> LoaderConfig {
 
 fn corpus(recipe: &Recipe) -> Corpus {
     let corpus = Corpus::new(sources(recipe), recipe.seed, recipe.data.seq_len);
-    Corpus { held_out: recipe.data.held_out, ..corpus }
+    let (held_out, boundary_split_rate) = (recipe.data.held_out, recipe.data.boundary_split_rate);
+    Corpus { held_out, boundary_split_rate, ..corpus }
 }
 
 fn sources(recipe: &Recipe) -> Vec<Source> {
@@ -137,8 +139,14 @@ fn sources(recipe: &Recipe) -> Vec<Source> {
         weight: s.weight,
         text_key: s.text_key.clone(),
         format: Format::Auto,
+        cut_bytes: s.cut_bytes,
+        control_tokens: s.control_tokens,
         fim_rate: s.fim_rate,
-        role: Role::Split,
+        role: match s.role {
+            config::recipe::Role::Split => Role::Split,
+            config::recipe::Role::Train => Role::Train,
+            config::recipe::Role::Validation => Role::Validation,
+        },
     };
     recipe.data.sources.iter().map(source).collect()
 }

@@ -43,8 +43,8 @@ pub struct Run {
     pub tokens: u64,
     elapsed_s: f64,
     guard: Guard,
-    /// The checkpoint it goes on from.
-    pub resumed_from: Option<u64>,
+    /// Whether its directory was there before.
+    pub is_resumed: bool,
     flops_per_token: f64,
     peak_flops: f64,
 }
@@ -67,19 +67,23 @@ impl Run {
         // Refused before a directory is made: contradictions between recipe and model.
         recipe.model_config()?;
         let dir = RunDir::create(&recipe)?;
-        Self::assemble(dir, recipe, say)
+        Self::assemble(dir, recipe, false, say)
     }
 
-    /// An existing run, from its newest checkpoint, or from its beginning if it has none yet.
+    /// An existing run, from its newest checkpoint, or from its beginning if it has none yet. `threads` other than 0 are
+    /// used instead of the recipe's: results do not depend on them.
     ///
     /// # Errors
     /// When there is no run, or a part of it is missing, damaged or contradictory.
-    pub fn resume(root: &Path, say: &mut dyn FnMut(String)) -> Result<Self> {
-        let (dir, recipe) = RunDir::open(root)?;
-        Self::assemble(dir, recipe, say)
+    pub fn resume(root: &Path, threads: usize, say: &mut dyn FnMut(String)) -> Result<Self> {
+        let (dir, mut recipe) = RunDir::open(root)?;
+        if threads > 0 {
+            recipe.threads = threads;
+        }
+        Self::assemble(dir, recipe, true, say)
     }
 
-    fn assemble(dir: RunDir, recipe: Recipe, say: &mut dyn FnMut(String)) -> Result<Self> {
+    fn assemble(dir: RunDir, recipe: Recipe, is_resumed: bool, say: &mut dyn FnMut(String)) -> Result<Self> {
         let ctx = Ctx::new(recipe.threads)?;
         let tokenizer = prepare::tokenizer(&dir, &recipe, say)?;
         let dataset = prepare::dataset(&recipe, &tokenizer, say)?;
@@ -93,8 +97,8 @@ impl Run {
             })
             .transpose()?;
 
-        let resumed_from = dir.saved_steps()?.last().copied();
-        let (model, optimizer, loader, progress) = match resumed_from {
+        let checkpoint = dir.saved_steps()?.last().copied();
+        let (model, optimizer, loader, progress) = match checkpoint {
             Some(step) => {
                 let path = dir.checkpoint(step);
                 let (model, optimizer, progress) = save::load(&path, &config, recipe.optim.moments)?;
@@ -133,8 +137,13 @@ impl Run {
             tokens: progress.tokens,
             elapsed_s: progress.elapsed_s,
             guard: progress.guard,
-            resumed_from,
+            is_resumed,
         })
+    }
+
+    /// Whether all tokens are consumed.
+    pub fn is_finished(&self) -> bool {
+        self.tokens >= self.recipe.train.total_tokens
     }
 
     /// The number of steps of the whole run.
@@ -164,12 +173,12 @@ impl Run {
     /// # Errors
     /// When the loss or the gradient is no longer worth training on, or something cannot be read, written or reported.
     pub fn train(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<End> {
-        if let Some(step) = self.resumed_from {
-            observer.on_event(&Event::Resumed { step, path: RunDir::checkpoint_name(step) })?;
+        if self.step > 0 {
+            observer.on_event(&Event::Resumed { step: self.step, path: RunDir::checkpoint_name(self.step) })?;
         }
         let elapsed_before = self.elapsed_s;
         let begin = Instant::now();
-        while self.tokens < self.recipe.train.total_tokens {
+        while !self.is_finished() {
             if stop.load(Ordering::Relaxed) {
                 self.save(observer)?;
                 observer.on_event(&Event::Interrupted { step: self.step })?;
@@ -192,7 +201,7 @@ impl Run {
             self.tokens += consumed;
             self.elapsed_s = elapsed_before + begin.elapsed().as_secs_f64();
 
-            let last = self.tokens >= self.recipe.train.total_tokens;
+            let last = self.is_finished();
             let due = |every: u64| every > 0 && (last || self.step.is_multiple_of(every));
             if due(self.recipe.log.every_steps) {
                 let seconds = start.elapsed().as_secs_f64();

@@ -100,6 +100,8 @@ pub struct Data {
     pub packing: Packing,
     /// Fraction of documents kept for validation.
     pub held_out: f64,
+    /// Probability with which a token of punctuation and line breaks is split in two.
+    pub boundary_split_rate: f64,
     /// Directory of the token shards, absolute.
     pub cache: PathBuf,
     /// The sources, at least one.
@@ -123,12 +125,30 @@ pub struct Source {
     pub name: String,
     /// Files, directories and globs, absolute.
     pub paths: Vec<PathBuf>,
-    /// Share of the tokens, relative to the other sources.
+    /// What the documents are for.
+    pub role: Role,
+    /// Share of the training tokens, relative to the other sources.
     pub weight: f64,
     /// Key of the text in JSONL files.
     pub text_key: String,
-    /// Fraction of documents rearranged for fill-in-the-middle.
+    /// Longest document cut from a text file, in bytes; 0 leaves files whole.
+    pub cut_bytes: u64,
+    /// Whether control tokens are spelled in the text.
+    pub control_tokens: bool,
+    /// Fraction of training documents rearranged for fill-in-the-middle.
     pub fim_rate: f64,
+}
+
+/// What the documents of a source are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Most to train on, `data.held_out` of them to validate on.
+    Split,
+    /// All to train on.
+    Train,
+    /// All to validate on.
+    Validation,
 }
 
 /// `[train]`
@@ -376,6 +396,12 @@ fn derive(tree: &mut Table) -> Result<(), RecipeError> {
         let out = Path::new(tree["out"].as_str().expect("checked to be a string"));
         let cache = out.join("data").to_str().expect("joined from two strings").to_owned();
         table_mut(tree, "data").insert("cache".into(), cache.into());
+    }
+    let sources = table_mut(tree, "data")["sources"].as_array_mut().expect("checked to be an array");
+    for source in sources {
+        let source = source.as_table_mut().expect("checked to be a table");
+        let weight = if source["role"].as_str() == Some("validation") { 0.0 } else { 1.0 };
+        source.entry("weight").or_insert(Value::Float(weight));
     }
     let batch = table_mut(tree, "batch");
     if !batch.contains_key("start") {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use toml::{Table, Value};
 
 use super::schema::{self, IfAbsent, KEYS, Kind, SECTIONS};
-use super::{FloatType, ModelSource, Packing, Recipe, Shape, Tokenizer, Until, reference, tree};
+use super::{FloatType, ModelSource, Packing, Recipe, Role, Shape, Tokenizer, Until, reference, tree};
 
 /// The least a recipe says.
 const SMALLEST: &str = r#"
@@ -50,6 +50,10 @@ fn the_smallest_recipe_gets_every_default() {
     assert_eq!(recipe.out, PathBuf::from("/home/run"));
     assert_eq!(recipe.data.cache, PathBuf::from("/home/run/data"));
     assert_eq!(recipe.data.sources[0].paths, [PathBuf::from("/home/books/*.txt")]);
+    let source = &recipe.data.sources[0];
+    assert_eq!((source.role, source.weight, source.fim_rate), (Role::Split, 1.0, 0.0));
+    assert_eq!((source.text_key.as_str(), source.cut_bytes, source.control_tokens), ("text", 0, false));
+    assert_eq!((recipe.data.held_out, recipe.data.boundary_split_rate), (0.01, 0.0));
     assert_eq!(recipe.model.source, ModelSource::Preset("nano".into()));
     assert_eq!(recipe.model.init_std, 0.006 * (7168.0_f64 / 128.0).sqrt());
     assert_eq!(recipe.tokenizer, Tokenizer::TrainVocabSize(2048));
@@ -190,8 +194,22 @@ fn values_out_of_range_and_contradictions_are_named() {
         (vec!["data.held_out=1"], vec!["data.held_out must be from 0, below 1", "found 1"]),
         (vec!["data.seq_len=1"], vec!["data.seq_len must be at least 2"]),
         (vec!["data.sources=[]"], vec!["data.sources must be at least one source"]),
-        (vec!["data.sources.0.weight=0"], vec!["data.sources must be of weights with a positive"]),
+        (vec!["data.boundary_split_rate=1.5"], vec!["data.boundary_split_rate must be from 0 to 1, found 1.5"]),
+        (vec!["data.sources.0.weight=0"], vec!["data.sources.0.weight must be positive", "the role \"validation\""]),
+        (vec!["data.sources.0.role=validation"], vec!["data.sources must be of weights with a positive"]),
         (vec!["data.sources.0.fim_rate=1.5"], vec!["data.sources.0.fim_rate must be from 0 to 1"]),
+        (
+            vec!["data.sources.0.role=validation", "data.sources.0.weight=2"],
+            vec!["data.sources.0.weight = 2", "data.sources.0.role = validation"],
+        ),
+        (
+            vec!["data.sources.0.role=validation", "data.sources.0.fim_rate=0.5"],
+            vec!["data.sources.0.fim_rate = 0.5", "data.sources.0.role = validation"],
+        ),
+        (
+            vec!["data.sources.0.control_tokens=true", "data.sources.0.fim_rate=0.5"],
+            vec!["data.sources.0.fim_rate = 0.5", "data.sources.0.control_tokens = true"],
+        ),
         (
             vec!["data.sources.1={name=\"books\",paths=[\"x\"]}"],
             vec!["data.sources.1.name = books", "data.sources.0.name = books"],
@@ -212,6 +230,10 @@ fn values_out_of_range_and_contradictions_are_named() {
         ),
         (vec!["lr.phases=[{until_fraction=1.5,shape=\"linear\",to=0}]"], vec!["lr.phases.0.until_fraction"]),
         (vec!["data.held_out=0"], vec!["validation.every_steps = 100", "data.held_out = 0"]),
+        (
+            vec!["data.sources.0.role=train"],
+            vec!["validation.every_steps = 100", "data.sources.0.role = train", "nothing to validate on"],
+        ),
         (vec!["samples.every_steps=5"], vec!["samples.every_steps = 5", "samples.prompts = []"]),
         (
             vec!["checkpoint.keep_every_steps=750"],
@@ -227,6 +249,21 @@ fn values_out_of_range_and_contradictions_are_named() {
             assert!(message.contains(word), "{sets:?}: {message:?} lacks {word:?}");
         }
     }
+}
+
+#[test]
+fn a_source_to_validate_on_has_no_weight_and_takes_the_place_of_held_out_documents() {
+    let validation =
+        "data.sources.1={name=\"talks\",paths=[\"t\"],role=\"validation\",control_tokens=true,cut_bytes=1e5}";
+    let recipe = load(SMALLEST, &[validation, "data.sources.0.role=train", "data.held_out=0"]).unwrap();
+    let [books, talks] = &recipe.data.sources[..] else { panic!("two sources") };
+    assert_eq!((books.role, books.weight), (Role::Train, 1.0));
+    assert_eq!(
+        (talks.role, talks.weight, talks.control_tokens, talks.cut_bytes),
+        (Role::Validation, 0.0, true, 100_000)
+    );
+    let resolved = Recipe::from_toml_str(&recipe.to_toml(), Path::new("/elsewhere"), &[]).unwrap();
+    assert_eq!(resolved, recipe);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use toml::Table;
 
 use super::error::RecipeError;
-use super::{FloatType, Recipe, Tokenizer, Until};
+use super::{FloatType, Recipe, Role, Source, Tokenizer, Until};
 use crate::model::ModelConfig;
 
 impl Recipe {
@@ -47,6 +47,8 @@ impl Recipe {
         let data = &self.data;
         ensure(data.seq_len >= 2, "data.seq_len", data.seq_len, "at least 2: a token and the one it predicts")?;
         ensure((0.0..1.0).contains(&data.held_out), "data.held_out", data.held_out, "from 0, below 1")?;
+        let rate = data.boundary_split_rate;
+        ensure((0.0..=1.0).contains(&rate), "data.boundary_split_rate", rate, "from 0 to 1")?;
         ensure(!data.sources.is_empty(), "data.sources", "none", "at least one source")?;
         for (i, source) in data.sources.iter().enumerate() {
             let key = |name: &str| format!("data.sources.{i}.{name}");
@@ -54,6 +56,7 @@ impl Recipe {
             ensure(!source.paths.is_empty(), &key("paths"), "none", "at least one path")?;
             ensure(source.weight >= 0.0, &key("weight"), source.weight, "at least 0")?;
             ensure((0.0..=1.0).contains(&source.fim_rate), &key("fim_rate"), source.fim_rate, "from 0 to 1")?;
+            check_source(source, key)?;
             if let Some(first) = data.sources[..i].iter().position(|other| other.name == source.name) {
                 let other = format!("data.sources.{first}.name");
                 return Err(conflict(&key("name"), &source.name, &other, &source.name, "two sources need two names"));
@@ -137,12 +140,22 @@ impl Recipe {
         Ok(())
     }
 
-    fn check_intervals(&self) -> Result<(), RecipeError> {
-        let (validation, samples, checkpoint) = (&self.validation, &self.samples, &self.checkpoint);
-        if validation.every_steps > 0 && self.data.held_out == 0.0 {
-            let rule = "nothing is held out to validate on";
-            return Err(conflict("validation.every_steps", validation.every_steps, "data.held_out", 0, rule));
+    fn check_validation(&self) -> Result<(), RecipeError> {
+        let (every, sources) = (self.validation.every_steps, &self.data.sources);
+        let any = |role| sources.iter().any(|source| source.role == role);
+        if every == 0 || any(Role::Validation) || (any(Role::Split) && self.data.held_out > 0.0) {
+            return Ok(());
         }
+        let rule = "there is nothing to validate on";
+        if any(Role::Split) {
+            return Err(conflict("validation.every_steps", every, "data.held_out", 0, rule));
+        }
+        Err(conflict("validation.every_steps", every, "data.sources.0.role", "train", rule))
+    }
+
+    fn check_intervals(&self) -> Result<(), RecipeError> {
+        let (samples, checkpoint) = (&self.samples, &self.checkpoint);
+        self.check_validation()?;
         if samples.every_steps > 0 && samples.prompts.is_empty() {
             let rule = "there is nothing to continue";
             return Err(conflict("samples.every_steps", samples.every_steps, "samples.prompts", "[]", rule));
@@ -159,6 +172,30 @@ impl Recipe {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+/// What the role and the other keys of a source say of each other; `key` gives the dotted key of a name.
+fn check_source(source: &Source, key: impl Fn(&str) -> String) -> Result<(), RecipeError> {
+    let (weight, fim_rate) = (source.weight, source.fim_rate);
+    match source.role {
+        Role::Validation if weight > 0.0 => {
+            let rule = "a source to validate on gives no tokens to train on";
+            Err(conflict(&key("weight"), weight, &key("role"), "validation", rule))
+        }
+        Role::Split | Role::Train if weight == 0.0 => {
+            let must = "positive, or the role \"validation\": nothing would be drawn from the source";
+            ensure(false, &key("weight"), weight, must)
+        }
+        Role::Validation if fim_rate > 0.0 => {
+            let rule = "documents to validate on are never rearranged";
+            Err(conflict(&key("fim_rate"), fim_rate, &key("role"), "validation", rule))
+        }
+        _ if source.control_tokens && fim_rate > 0.0 => {
+            let rule = "rearranging would cut control tokens in two";
+            Err(conflict(&key("fim_rate"), fim_rate, &key("control_tokens"), true, rule))
+        }
+        _ => Ok(()),
     }
 }
 

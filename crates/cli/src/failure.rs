@@ -1,0 +1,71 @@
+//! Exit codes: 0 done, 1 the task failed, 2 wrong usage, 3 not enough memory or disk, 5 corrupt data, 130 interrupted.
+
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+/// Ends like a program that was interrupted from the keyboard.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// A mistake in what the user typed; exit code 2.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Prints the error with its causes, and gives its exit code.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let mut said = error.to_string();
+    eprintln!("error: {said}");
+    for cause in error.chain().skip(1) {
+        let text = cause.to_string();
+        // Some messages already contain their cause's.
+        if !said.contains(&text) {
+            eprintln!("  because: {text}");
+            said += &text;
+        }
+    }
+    ExitCode::from(code(error))
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    error.chain().find_map(code_of).unwrap_or(1)
+}
+
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+        return match io.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::OutOfMemory => Some(3),
+            ErrorKind::Interrupted => Some(INTERRUPTED),
+            _ => None,
+        };
+    }
+    if cause.is::<Usage>() || cause.is::<config::RecipeError>() || cause.is::<config::presets::UnknownPreset>() {
+        return Some(2);
+    }
+    if let Some(error) = cause.downcast_ref::<checkpoint::Error>() {
+        return error.is_damage().then_some(5);
+    }
+    if let Some(error) = cause.downcast_ref::<data::Error>() {
+        return error.is_damage().then_some(5);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_found_behind_context() {
+        let full = std::io::Error::from(ErrorKind::StorageFull);
+        assert_eq!(code(&anyhow::Error::new(full).context("while saving")), 3);
+        assert_eq!(code(&anyhow::Error::new(Usage("x".into())).context("y")), 2);
+        assert_eq!(code(&anyhow::anyhow!("something else")), 1);
+    }
+}

@@ -1,0 +1,79 @@
+//! A model directory into memory.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use checkpoint::{Load, Reader};
+use config::ModelConfig;
+use model::Model;
+use serde::Deserialize;
+use tokenizer::{ChatFormat, ChatTemplate, Tokenizer, TokenizerConfig};
+
+/// All that answering needs.
+pub(crate) struct Loaded {
+    pub(crate) model: Model,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) tokenizer_config: TokenizerConfig,
+    pub(crate) generation: GenerationConfig,
+    pub(crate) template: ChatTemplate,
+}
+
+/// The fields of generation_config.json that sampling knows.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct GenerationConfig {
+    #[serde(default)]
+    pub(crate) do_sample: bool,
+    pub(crate) temperature: Option<f32>,
+    pub(crate) top_k: Option<usize>,
+    pub(crate) top_p: Option<f32>,
+    pub(crate) repetition_penalty: Option<f32>,
+    pub(crate) eos_token_id: Option<OneOrMany>,
+}
+
+/// `eos_token_id` is a number or a list.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum OneOrMany {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+/// The config of a directory or of a `config.json`.
+pub(crate) fn config(path: &Path) -> Result<ModelConfig> {
+    let file: PathBuf = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
+    ModelConfig::read(&file).with_context(|| format!("reading the model configuration {}", file.display()))
+}
+
+/// The weights of `dir`, held as they are stored or widened to f32.
+pub(crate) fn weights(dir: &Path, load: Load) -> Result<Model> {
+    let config = config(dir)?;
+    let reader = Reader::open(dir).with_context(|| format!("opening the weights in {}", dir.display()))?;
+    Model::load(&config, &reader.with_dtype(load)).with_context(|| format!("loading the weights in {}", dir.display()))
+}
+
+/// Everything in `dir`.
+pub(crate) fn everything(dir: &Path) -> Result<Loaded> {
+    let model = weights(dir, Load::AsStored)?;
+    let tokenizer = Tokenizer::read(dir).with_context(|| format!("reading the tokenizer in {}", dir.display()))?;
+    let tokenizer_config = TokenizerConfig::read(dir)?;
+    let template = ChatTemplate::read(dir)?.unwrap_or_else(|| ChatTemplate::builtin(ChatFormat::V3));
+    let file = dir.join("generation_config.json");
+    let generation = if file.exists() {
+        let json = fs_err::read(&file)?;
+        serde_json::from_slice(&json).with_context(|| format!("reading {}", file.display()))?
+    } else {
+        GenerationConfig::default()
+    };
+    Ok(Loaded { model, tokenizer, tokenizer_config, generation, template })
+}
+
+impl Loaded {
+    /// Ids that end an answer: those of generation_config.json, or else of config.json.
+    pub(crate) fn stop_ids(&self) -> Vec<u32> {
+        match &self.generation.eos_token_id {
+            Some(OneOrMany::One(id)) => vec![*id],
+            Some(OneOrMany::Many(ids)) => ids.clone(),
+            None => self.model.config.eos_token_id.clone(),
+        }
+    }
+}

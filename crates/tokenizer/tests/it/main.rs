@@ -1,0 +1,8 @@
+//! The crate's tests through its public interface.
+
+mod chat;
+mod common;
+mod damaged;
+mod encode;
+mod parse;
+mod train;
