@@ -131,3 +131,27 @@ pub enum Error {
 fn did_you_mean(close: &[String]) -> String {
     if close.is_empty() { String::new() } else { format!("; there is `{}`", close.join("`, `")) }
 }
+
+impl Error {
+    /// Whether files are there and do not hold what they should: a cut, a flipped byte, parts that contradict each other.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::FileLength { .. }
+                | Self::HeaderLength { .. }
+                | Self::HeaderJson { .. }
+                | Self::Size { .. }
+                | Self::Offset { .. }
+                | Self::IndexJson { .. }
+                | Self::ShardName { .. }
+                | Self::ShardMissing { .. }
+                | Self::NotInShard { .. }
+                | Self::NotInIndex { .. }
+                | Self::Missing { .. }
+                | Self::Shape { .. }
+                | Self::NotAMatrix { .. }
+                | Self::MissingScale { .. }
+                | Self::StrayScale { .. }
+        )
+    }
+}

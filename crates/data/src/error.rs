@@ -153,7 +153,8 @@ pub enum Error {
     /// A source to train on whose documents all fell on the held-out side.
     #[error(
         "all {documents} documents of source {name:?} fell into the held-out split of {held_out}, none is left to train on: \
-         cut its text files with cut_bytes, store more, smaller documents, or give the source the role \"train\" and validate on another"
+         cut its text files with cut_bytes, store more, smaller documents, or give the source the role \"train\" and \
+         validate on another"
     )]
     AllHeldOut {
         /// The source.

@@ -35,11 +35,11 @@ pub(crate) const ENCODER: Bytes = Bytes { hash: "bytes" };
 
 impl Encoder for Bytes {
     fn encode(&self, text: &str) -> Vec<u32> {
-        greedy(text, (260..).zip(LONGER))
+        greedy(text, &(260..).zip(LONGER).collect::<Vec<_>>())
     }
 
     fn encode_trusted(&self, text: &str) -> Vec<u32> {
-        greedy(text, (256..).zip(SPELLINGS.into_iter().chain(LONGER)))
+        greedy(text, &(256..).zip(SPELLINGS.into_iter().chain(LONGER)).collect::<Vec<_>>())
     }
 
     fn eos(&self) -> u32 {
@@ -83,12 +83,12 @@ impl Encoder for Bytes {
 }
 
 /// The first of `tokens` that the text begins with, over and over; a single byte where none fits.
-fn greedy(text: &str, tokens: impl Iterator<Item = (u32, &'static str)> + Clone) -> Vec<u32> {
+fn greedy(text: &str, tokens: &[(u32, &str)]) -> Vec<u32> {
     let mut ids = Vec::new();
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
-        let longer = tokens.clone().find(|(_, token)| rest.starts_with(token.as_bytes()));
-        let (id, len) = longer.map_or((u32::from(rest[0]), 1), |(id, token)| (id, token.len()));
+        let longer = tokens.iter().find(|(_, token)| rest.starts_with(token.as_bytes()));
+        let (id, len) = longer.map_or((u32::from(rest[0]), 1), |(id, token)| (*id, token.len()));
         ids.push(id);
         rest = &rest[len..];
     }

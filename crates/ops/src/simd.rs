@@ -84,7 +84,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = if x < -87.336_54 { -87.336_54 } else { x };
     let clamped = if clamped > 89.0 { 89.0 } else { clamped };
-    let n = clamped.mul_add(std::f32::consts::LOG2_E, ROUND) - ROUND;
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
     let r = n.mul_add(-LN2_HIGH, clamped);
     let r = n.mul_add(-LN2_LOW, r);
     // Taylor's series to r⁷/7!: its remainder at |r| = 0.347 is below 2⁻²⁷ of the result.
@@ -96,10 +97,11 @@ pub(crate) fn exp(x: f32) -> f32 {
     p = r.mul_add(p, 0.5);
     p = r.mul_add(p, 1.0);
     p = r.mul_add(p, 1.0);
-    // n is at most 128, where one power of two would overflow the exponent field: 2^n = 2^⌊n/2⌋ · 2^⌈n/2⌉.
-    let n = n as i32;
+    // The low bits of `shifted` are n: reading them off vectorises, where a saturating cast would not. n is at most 128,
+    // where one power of two would overflow the exponent field: 2^n = 2^⌊n/2⌋ · 2^⌈n/2⌉.
+    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
     let half = n >> 1;
-    let power = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
+    let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
     let y = p * power(half) * power(n - half);
     if x < -87.336_54 { 0.0 } else { y }
 }

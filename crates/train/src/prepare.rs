@@ -29,6 +29,7 @@ pub fn tokenizer(dir: &RunDir, recipe: &Recipe, say: &mut dyn FnMut(String)) -> 
             let trained = train_tokenizer(recipe, *size)?;
             checkpoint::write_dir_atomically(&home, |home| {
                 let limit = recipe.model_config()?.max_position_embeddings as u64;
+                // Documents begin after an EOS and without BOS (`data`), so completions do too.
                 Ok::<_, Error>(tokenizer::write_model_files(home, &trained, ChatFormat::V3, limit, false)?)
             })?;
         }

@@ -154,6 +154,6 @@ mod tests {
         assert_eq!(kept_not(&[10, 20, 30, 40, 50, 60], &policy), [10, 20, 40]);
         let policy = Checkpoint { keep_last: 1, keep_every_steps: None, ..policy };
         assert_eq!(kept_not(&[10, 20], &policy), [10]);
-        assert_eq!(kept_not(&[10], &policy), []);
+        assert!(kept_not(&[10], &policy).is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use config::Recipe;
-use data::{Batch, IGNORE};
+use data::{Batch, IGNORE, Origin};
 use model::{Gradients, Model};
 use tensor::{Ctx, Rng};
 
@@ -35,7 +35,7 @@ pub fn tokens_per_s(recipe: &Recipe) -> Result<f64> {
         rows: now.sequences,
         seq_len: recipe.data.seq_len,
         first_sequence: 0,
-        origins: Vec::new(),
+        origins: vec![Origin { source: 0, epoch: 0, row: 0 }; now.sequences],
     };
 
     let mut seconds = Vec::new();

@@ -293,7 +293,8 @@ fn a_source_without_text_is_an_error() {
 fn one_text_file_has_documents_to_hold_out_when_it_is_cut() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("book.txt");
-    let text: String = (0..2000).map(|i| format!("Sentence {i} of the book.\n")).collect();
+    let lines: Vec<_> = (0..2000).map(|i| format!("Sentence {i} of the book.\n")).collect();
+    let text = lines.concat();
     fs_err::write(&path, &text).unwrap();
     let mut corpus = Corpus::new(vec![Source::new("book", &[path.to_str().unwrap()])], 1, 64);
     corpus.held_out = 0.2;

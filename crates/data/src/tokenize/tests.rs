@@ -16,7 +16,7 @@ fn document(id: u64, text: &str) -> Document {
 }
 
 fn source(role: Role, fim_rate: f64) -> Source {
-    Source { role, fim_rate, ..Source::new("test", &["."]) }
+    Source { fim_rate, role, ..Source::new("test", &["."]) }
 }
 
 /// A source whose documents may spell control tokens.

@@ -1,14 +1,15 @@
 //! A mixture of experts (`spec/model.md` 4; DeepSeek-V3 paper 2.1.2):
 //! `y = Σ_{e in top-K} w_e · FFN_e(x) + FFN_shared(x)`.
 //!
-//! Rows are sorted by expert, so that each expert multiplies its own rows in one piece, and the weight `w_e` is applied
-//! before the down projection, which is linear: then the sum over experts needs no factors, and the gradient of `w_e` is
-//! a product of rows of width I that backward has at hand anyway.
+//! Rows are sorted by expert, so that each expert multiplies its own rows in one piece. Forward applies `w_e` to the
+//! expert's output, as transformers does. The down projection is linear, so backward takes the weights at its input: then
+//! the gradient of `w_e` is a product of rows of width I that are at hand, and no row of width D need be kept.
 
 use std::sync::Arc;
 
 use config::{ModelConfig, Scoring, TopkMethod};
-use ops::{balance, gemm, permute, residual, router, row_scale, swiglu};
+use ops::permute::{self, unpermute};
+use ops::{balance, gemm, residual, router, row_scale, swiglu};
 use tensor::{Ctx, Tensor};
 
 use super::dense::{self, Dense};
@@ -33,8 +34,7 @@ pub struct Saved {
     routing: router::Routing,
     plan: permute::Plan,
     offsets: Arc<Vec<usize>>,
-    weights: Tensor,   // [R], sorted by expert; R = T K
-    gate_up: Tensor,   // [R, 2 I]
+    gate_up: Tensor,   // [R, 2 I], sorted by expert; R = T K
     h: Option<Tensor>, // [R, I]
     shared: Option<dense::Saved>,
 }
@@ -96,14 +96,12 @@ impl Moe {
         let routing = router::forward(ctx, &logits, bias, &self.routing);
         let [t, k] = routing.weights.dims();
         let plan = permute::Plan::new(&routing.idx, t, k, self.routing.n_routed_experts);
-        let weights = plan.sort(ctx, &routing.weights);
 
         let rows = permute::forward(ctx, x, &plan); // [R, D]
         let gate_up = gemm::grouped_nt(ctx, &rows, &plan.offsets, &p[self.gate_up_proj]);
         let h = swiglu::forward(ctx, &gate_up);
-        let weighted = row_scale::forward(ctx, &h, &weights);
-        let out = gemm::grouped_nt(ctx, &weighted, &plan.offsets, &p[self.down_proj]); // [R, D]
-        let mut y = permute::backward(ctx, &out, &plan); // the sum over each token's K rows
+        let out = gemm::grouped_nt(ctx, &h, &plan.offsets, &p[self.down_proj]); // [R, D]
+        let mut y = unpermute::forward(ctx, &out, &routing.weights, &plan);
 
         let shared = self.shared_experts.as_ref().map(|ffn| ffn.forward(ctx, p, x, again));
         let shared = shared.map(|(shared, saved)| {
@@ -111,7 +109,7 @@ impl Moe {
             saved
         });
         let offsets = Arc::new(plan.offsets.clone());
-        (y, Saved { routing, plan, offsets, weights, gate_up, h: keep(again.swiglu, &h), shared })
+        (y, Saved { routing, plan, offsets, gate_up, h: keep(again.swiglu, &h), shared })
     }
 
     /// `dy` is `[T, D]`, `x` as in forward; the result is `dx [T, D]` and the balance loss, times its factor.
@@ -126,7 +124,8 @@ impl Moe {
         balance: Option<Balance<'_>>,
     ) -> (Tensor, f64) {
         // Computed again if forward did not keep it, and always: the weighted rows and the rows of x, cheap to make.
-        let Saved { routing, plan, offsets, weights, gate_up, h, shared } = saved;
+        let Saved { routing, plan, offsets, gate_up, h, shared } = saved;
+        let weights = plan.sort(ctx, &routing.weights);
         let h = h.unwrap_or_else(|| swiglu::forward(ctx, &gate_up));
         let weighted = row_scale::forward(ctx, &h, &weights);
         let rows = permute::forward(ctx, x, &plan);

@@ -2,7 +2,7 @@ use ops::adamw::{Moments, cases, step, sum_of_squares};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for &len in cases::SPEED {
         let (mut w, g) = (random([len]), random([len]));
         let n = len as u64;

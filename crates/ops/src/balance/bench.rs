@@ -2,7 +2,7 @@ use ops::balance::{cases, forward_backward};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for &[t, e, k] in cases::SPEED {
         let scores = random([t, e]);
         let n = (t * e) as u64;

@@ -2,7 +2,7 @@ use ops::bias::{add, backward, cases};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for &[t, n] in cases::SPEED {
         let (mut y, bias, mut db) = (random([t, n]), random([n]), random([n]));
         let elements = (t * n) as u64;

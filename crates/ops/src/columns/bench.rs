@@ -2,7 +2,7 @@ use ops::columns::{cases, concat, split};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for &[t, wa, wb] in cases::SPEED {
         let x = random([t, wa + wb]);
         let (left, right) = split(b.ctx, &x, wa);

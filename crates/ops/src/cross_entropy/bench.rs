@@ -2,7 +2,7 @@ use ops::cross_entropy::{cases, forward_backward, losses};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for &[t, v] in cases::SPEED {
         let mut logits = random([t, v]);
         let labels: Vec<u32> = (0..t as u32).collect();

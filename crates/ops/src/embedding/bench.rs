@@ -3,7 +3,7 @@ use tensor::{Rng, Storage};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for &[t, v, d] in cases::SPEED {
         let mut rng = Rng::new(0, "bench", 0);
         let ids: Vec<u32> = (0..t).map(|_| rng.below(v as u64) as u32).collect();

@@ -10,7 +10,7 @@
 //!     dK[s, d] += Σ_q dS[s, q] · Q[q, d]                          this Q by the scale alone
 //! ```
 //!
-//! `P` and `dS` of a tile and a block, 63 KiB each, stay in the level-2 cache. `dQ` of a tile stays there until the tile
+//! `P` and `dS` of a tile and a block, 168 KiB each, stay in the level-2 cache. `dQ` of a tile stays there until the tile
 //! is done; `dK` and `dV` of a block are read and written once a tile, in the result itself.
 
 use std::cell::RefCell;
@@ -221,6 +221,7 @@ impl Gradients<'_> {
     ///
     /// # Safety
     /// As [`Gradients::load`], while the result lives.
+    #[expect(clippy::mut_from_ref, reason = "that parts do not overlap is the caller's promise")]
     unsafe fn row(&self, dims: Dims, row: usize, head: usize) -> [&mut [f32]; 3] {
         let Dims { heads, dn, dr, dv } = dims;
         // SAFETY: the caller's promise; the two parts are of different buffers.

@@ -2,7 +2,7 @@ use ops::mla_attention::{Dims, backward, cases, forward};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for case in cases::SPEED {
         let (dims, cu_seqlens) = (case.dims, case.cu_seqlens());
         let Dims { heads, dn, dr, dv } = dims;

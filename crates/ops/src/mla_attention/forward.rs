@@ -4,13 +4,13 @@
 //!   for each block of keys that some query of the tile sees:
 //!     K, V = the block in strips
 //!     for each strip of queries:
-//!       S[s, q] = Σ_d K[s, d] · Q[d, q]                             Q is already multiplied by scale · log2 e
+//!       S[s, q] = Σ_d K[s, d] · Q[d, q]                             the scale comes in with the softmax
 //!       P, m, l = online softmax of S, column by column
 //!       O[q, d] = O[q, d] · exp(old m − new m) + Σ_s P[s, q] · V[s, d]
-//!   o = O / l,  lse = m + log2 l
+//!   o = O / l,  lse = m · scale · log2 e + log2 l
 //! ```
 //!
-//! Scores of one strip of queries and one block of keys, 16 KiB, never leave the level-1 cache. A strip meets only the
+//! Scores of one strip of queries and one block of keys, 21 KiB, never leave the level-1 cache. A strip meets only the
 //! keys that its last query sees, so of the diagonal little is computed in vain.
 
 use std::cell::RefCell;
@@ -54,6 +54,7 @@ pub(super) unsafe fn tile(
     let Dims { heads, dn, dr, dv } = inputs.dims;
     let count = QUERIES.min(sequence.len - first);
     let strips = count.div_ceil(WIDTH);
+    let unit = inputs.scale * LOG2_E;
     SCRATCH.with_borrow_mut(|Scratch { q, k, v, s, o }| {
         q.reset(dn + dr, QUERIES);
         k.reset(KEYS, dn + dr);
@@ -62,7 +63,7 @@ pub(super) unsafe fn tile(
         o.reset(QUERIES, dv);
         for j in 0..strips {
             let queries = inputs.queries(sequence, head, first + j * WIDTH, WIDTH.min(count - j * WIDTH));
-            pack_transposed(isa, queries, inputs.scale * LOG2_E, q.strip_mut(j));
+            pack_transposed(isa, queries, 1.0, q.strip_mut(j));
         }
         let mut states = [Online::START; QUERIES / WIDTH];
         for block in (0..first + count).step_by(KEYS) {
@@ -78,12 +79,12 @@ pub(super) unsafe fn tile(
                 let visible = keys.min(first + queries - block);
                 upright(isa, k, visible, dn + dr, NO_SHIFT, q.strip(j), queries, s.strip_mut(0), false);
                 let p = &mut s.strip_mut(0)[..visible];
-                let factor = online(isa, p, &limits(first, WIDTH, block, visible), &mut states[j]);
+                let factor = online(isa, p, &limits(first, WIDTH, block, visible), unit, &mut states[j]);
                 let part = j * WIDTH..(j + 1) * WIDTH;
                 for d in 0..dv.div_ceil(WIDTH) {
                     let o = &mut o.strip_mut(d)[part.clone()];
                     if block > 0 {
-                        rescale(o, &factor);
+                        rescale(isa, o, &factor);
                     }
                     transposed(isa, p, queries, &v.strip(d)[..visible], dv - d * WIDTH, o, block > 0);
                 }
@@ -97,7 +98,7 @@ pub(super) unsafe fn tile(
             let (o_row, lse) =
                 unsafe { (o_out.part((row * heads + head) * dv, dv), lse_out.part(head * rows + row, 1)) };
             unpack(isa, o, i, 0, 1.0 / sum, o_row);
-            lse[0] = max + sum.log2();
+            lse[0] = max * unit + sum.log2();
         }
     });
 }

@@ -116,7 +116,7 @@ pub fn backward(
 const QUERIES: usize = 256;
 /// Keys of one step of the online softmax. Part of the arithmetic: another number gives other roundings. A multiple of
 /// all tile heights, so that no tile is filled in vain.
-pub(crate) const KEYS: usize = 126;
+pub(crate) const KEYS: usize = 168;
 /// Heads of backward that keep a `dk_rope` of their own at the same time.
 const HEADS_AT_ONCE: usize = 16;
 /// Elements per task of the sum of `dk_rope` over heads.

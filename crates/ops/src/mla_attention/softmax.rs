@@ -1,7 +1,8 @@
 //! Softmax over keys, a block of them at a time, for 32 queries side by side.
 //!
-//! Scores are in base 2: whoever packs queries multiplies them by `log2 e` along with the scale, and `e^score` becomes a
-//! power of two that needs no multiplication of its own.
+//! Exponentials are powers of two: `e^(scale · x) = 2^(unit · x)` with `unit = scale · log2 e`. Forward multiplies the
+//! difference of a score from the maximum by the unit, so that scores are the products of unscaled queries and keys, to
+//! the bit those of a model that scales them afterwards; backward and decode have the unit in their queries.
 
 use super::strips::{Row, WIDTH};
 use crate::simd::{LANES, simd};
@@ -21,9 +22,9 @@ impl Online {
 
 simd! {
     /// Takes in one block: row `i` of `scores` holds the scores of key `i`, of which query `j` sees those with
-    /// `i < limits[j]`. Scores become weights `2^(score − max)`; the result is what earlier weights and their sums must
-    /// be multiplied by now that the maximum may be another.
-    pub(crate) fn online(scores: &mut [Row], limits: &[u32; WIDTH], state: &mut Online) -> Row {
+    /// `i < limits[j]`. Scores become weights `2^(unit · (score − max))`; the result is what earlier weights and their
+    /// sums must be multiplied by now that the maximum may be another.
+    pub(crate) fn online(scores: &mut [Row], limits: &[u32; WIDTH], unit: f32, state: &mut Online) -> Row {
         let sure = limits.iter().fold(scores.len(), |least, &limit| least.min(limit as usize));
         for (i, row) in scores.iter_mut().enumerate().skip(sure) {
             for j in 0..WIDTH {
@@ -47,13 +48,13 @@ simd! {
             for l in 0..LANES {
                 base[l] = if max[l] == f32::NEG_INFINITY { 0.0 } else { max[l] };
             }
-            let correction = power_of_two(&old, &base);
+            let correction = power_of_two(&old, &base, unit);
             let mut sum: [f32; LANES] = part(&state.sum[half.clone()]);
             for l in 0..LANES {
                 sum[l] *= correction[l];
             }
             for row in &mut *scores {
-                let weights = power_of_two(&part(&row[half.clone()]), &base);
+                let weights = power_of_two(&part(&row[half.clone()]), &base, unit);
                 for l in 0..LANES {
                     sum[l] += weights[l];
                 }
@@ -77,7 +78,7 @@ simd! {
             let limits: [u32; LANES] = part(&limits[half.clone()]);
             let (lse, delta): ([f32; LANES], [f32; LANES]) = (part(&lse[half.clone()]), part(&delta[half.clone()]));
             for (i, (p, ds)) in p.iter_mut().zip(&mut *ds).enumerate() {
-                let mut weights = power_of_two(&part(&p[half.clone()]), &lse);
+                let mut weights = power_of_two(&part(&p[half.clone()]), &lse, 1.0);
                 let mut gradient: [f32; LANES] = part(&ds[half.clone()]);
                 for l in 0..LANES {
                     let visible = (i as u32) < limits[l];
@@ -97,20 +98,20 @@ fn part<T: Copy>(values: &[T]) -> [T; LANES] {
     *values.first_chunk().expect("a row has two halves")
 }
 
-/// `2^(x − base)` for differences below 126, to about one unit in the last place; exactly 1 for 0. Results below the
-/// smallest normal number are 0; NaN stays NaN.
+/// `2^(unit · (x − base))` for exponents below 126, to about one unit in the last place; exactly 1 for 0. Results below
+/// the smallest normal number are 0; NaN stays NaN.
 ///
-/// `x − base = n + r` with `|r| ≤ ½`. A polynomial, the best of its degree (relative error 2⁻²⁸), gives `2^r`; `2^n` is
+/// The exponent is `n + r` with `|r| ≤ ½`. A polynomial, the best of its degree (relative error 2⁻²⁸), gives `2^r`; `2^n` is
 /// put together from bits.
 #[inline(always)]
-pub(crate) fn power_of_two(x: &[f32; LANES], base: &[f32; LANES]) -> [f32; LANES] {
+pub(crate) fn power_of_two(x: &[f32; LANES], base: &[f32; LANES], unit: f32) -> [f32; LANES] {
     // Adding 1.5 · 2²³ rounds to an integer and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const COEFFICIENTS: [f32; 6] =
         [1.546_183_5e-4, 1.340_992e-3, 9.618_058e-3, 5.550_297_6e-2, 2.402_265e-1, 6.931_472_4e-1];
     let mut y = [0.0; LANES];
     for l in 0..LANES {
-        let x = x[l] - base[l];
+        let x = (x[l] - base[l]) * unit;
         let clamped = if x < -126.0 { -126.0 } else { x };
         let rounded = clamped + ROUND;
         let r = clamped - (rounded - ROUND);
@@ -132,7 +133,7 @@ mod tests {
     #[test]
     fn powers_of_two_are_within_two_ulps() {
         let mut worst: f64 = 0.0;
-        let of = |x: f32, base: f32| power_of_two(&[x; LANES], &[base; LANES])[3];
+        let of = |x: f32, base: f32| power_of_two(&[x; LANES], &[base; LANES], 1.0)[3];
         for i in -125_999..=10_000 {
             let x = i as f32 * 1e-3;
             let exact = f64::from(x).exp2();

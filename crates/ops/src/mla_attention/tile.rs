@@ -8,6 +8,9 @@
 //!
 //! Every element of C is one chain of fused multiply-adds over `p` in increasing order, so its bits depend neither on the
 //! tile it is in nor on the instruction set.
+//!
+//! The kernels of `gemm` want both operands packed for the one product they are in. These read the left operand where it
+//! is, upright or transposed, because rows of a strip are a constant distance apart; and they leave C in strips.
 
 use tensor::{Isa, Level};
 
@@ -62,14 +65,16 @@ pub(crate) fn transposed(isa: Isa, a: &[Row], rows: usize, b: &[Row], columns: u
     }
 }
 
-/// Row `i` times `factor[i]`. Where no maximum changed, the factors are 1 and nothing is touched.
-pub(crate) fn rescale(o: &mut [Row], factor: &Row) {
-    if factor.iter().all(|&f| f == 1.0) {
-        return;
-    }
-    for (row, factor) in o.iter_mut().zip(factor) {
-        for x in row {
-            *x *= factor;
+simd! {
+    /// Row `i` times `factor[i]`. Where no maximum changed, the factors are 1 and nothing is touched.
+    pub(crate) fn rescale(rows: &mut [Row], factor: &Row) {
+        if factor.iter().all(|&f| f == 1.0) {
+            return;
+        }
+        for (row, factor) in rows.iter_mut().zip(factor) {
+            for x in row {
+                *x *= factor;
+            }
         }
     }
 }
@@ -206,7 +211,7 @@ macro_rules! transposed_kernel {
     ($name:ident, $first:literal, $registers:literal, [$($first_row:literal..$end_row:literal),*]) => {
         simd! {
             fn $name(a: &[Row], rows: usize, b: &[Row], c: &mut [Row], accumulate: bool) {
-                // The 32 columns of `a` in tiles.
+                // The 32 columns of `a` in tiles, a lower one first: decoding with few heads has no more.
                 $(if $first_row < rows {
                     const MR: usize = $end_row - $first_row;
                     transposed_tile::<MR, $first, $registers>(a, $first_row, b, c, accumulate);
@@ -215,7 +220,7 @@ macro_rules! transposed_kernel {
         }
     };
 }
-transposed_kernel!(transposed_12x32, 0, 2, [0..12, 12..24, 24..32]);
-transposed_kernel!(transposed_12x16, 0, 1, [0..12, 12..24, 24..32]);
+transposed_kernel!(transposed_12x32, 0, 2, [0..8, 8..20, 20..32]);
+transposed_kernel!(transposed_12x16, 0, 1, [0..8, 8..20, 20..32]);
 transposed_kernel!(transposed_6x16_left, 0, 1, [0..6, 6..12, 12..18, 18..24, 24..28, 28..32]);
 transposed_kernel!(transposed_6x16_right, 1, 1, [0..6, 6..12, 12..18, 18..24, 24..28, 28..32]);

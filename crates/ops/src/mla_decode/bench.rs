@@ -3,7 +3,7 @@ use tensor::{Storage, Tensor};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for case in cases::SPEED {
         let (Dims { heads, dn, dr, dv }, rk) = (case.dims, case.rk);
         let t: usize = case.queries.iter().map(|q| q.1).sum();

@@ -16,11 +16,11 @@ const fn case([heads, dn, dr, dv]: [usize; 4], rk: usize, queries: &'static [(us
     Case { dims: Dims { heads, dn, dr, dv }, rk, queries }
 }
 
-/// Correctness: the first token; widths below, at and across a strip (32); rows on both sides of a block of keys (126)
+/// Correctness: the first token; widths below, at and across a strip (32); rows on both sides of a block of keys (168)
 /// and of a chunk (1008); more columns than a group has (128); no rows at all.
 pub const EXACT: &[Case] = &[
     case([1, 1, 2, 1], 1, &[(0, 1)]),
-    case([3, 12, 6, 10], 20, &[(0, 5), (124, 4), (7, 0), (40, 1)]),
+    case([3, 12, 6, 10], 20, &[(0, 5), (165, 6), (7, 0), (40, 1)]),
     case([4, 16, 8, 16], 32, &[(1005, 6), (2015, 2)]),
     case([20, 20, 14, 40], 70, &[(250, 9)]),
     case([128, 8, 8, 8], 64, &[(300, 2), (0, 1)]),
@@ -35,5 +35,5 @@ pub const SPEED: &[Case] = &[
 ];
 
 /// Of the largest element, with inputs of about unit size: a score is a chain of at most `rk + dr` roundings of 2⁻²⁴, and
-/// its error enters a weight multiplied by the weight. Measured: below 2e-6.
-pub const TOLERANCE: f64 = 1e-5;
+/// its error enters a weight multiplied by the weight. Measured: below 1e-6.
+pub const TOLERANCE: f64 = 2e-6;

@@ -93,10 +93,10 @@ pub(super) fn attend(isa: Isa, inputs: &Inputs<'_>, part: &Part, u_out: &mut [f3
                 upright(isa, k, visible, rk + dr, NO_SHIFT, q.strip(j), columns.len(), s.strip_mut(0), false);
                 let p = &mut s.strip_mut(0)[..visible];
                 let limits = std::array::from_fn(|l| seen(columns.start + l).saturating_sub(block).min(visible) as u32);
-                let factor = online(isa, p, &limits, &mut states[j]);
+                let factor = online(isa, p, &limits, 1.0, &mut states[j]);
                 for d in 0..rk.div_ceil(WIDTH) {
                     let u = &mut u.strip_mut(d)[j * WIDTH..(j + 1) * WIDTH];
-                    rescale(u, &factor);
+                    rescale(isa, u, &factor);
                     transposed(isa, p, columns.len(), &k.strip(d)[..visible], rk - d * WIDTH, u, true);
                 }
             }
@@ -123,7 +123,7 @@ simd! {
             if part.chunk > 0 {
                 // The first chunk holds a key that every column sees, so no maximum here is −∞ except a part's.
                 let max = if from[0] > softmax[0] { from[0] } else { softmax[0] };
-                let [keep, gain] = [softmax[0], from[0]].map(|x| power_of_two(&[x; LANES], &[max; LANES])[0]);
+                let [keep, gain] = [softmax[0], from[0]].map(|x| power_of_two(&[x; LANES], &[max; LANES], 1.0)[0]);
                 *softmax = [max, softmax[1] * keep + from[1] * gain];
                 for (u, x) in u.iter_mut().zip(from_u) {
                     *u = *u * keep + x * gain;

@@ -42,47 +42,7 @@ pub struct Query<'a> {
 /// `q_latent [T, H·rk]` comes from [`absorb`]; of `q [T, H·(dn+dr)]` only the rotated parts are read. The queries cover
 /// the rows in order.
 pub fn forward(ctx: &Ctx, q_latent: &Tensor, q: &Tensor, queries: &[Query<'_>], dims: Dims, scale: f32) -> Tensor {
-    let ([t, width], heads) = (q_latent.dims(), dims.heads);
-    let rk = width / heads;
-    check(q_latent, q, queries, dims);
-    let inputs = cpu::Inputs { q_latent: q_latent.data(), q: q.data(), queries, dims, rk, scale };
-    let parts: Vec<cpu::Part> = queries.iter().enumerate().flat_map(|(i, query)| cut(i, query, heads)).collect();
-    let columns = parts.iter().map(|part| part.columns.len()).max().unwrap_or(0);
-    let slots = parts.len().min(PARTS_PER_THREAD * ctx.threads());
-    let (mut partial, mut partial_softmax) = (ctx.empty([slots, columns, rk]), ctx.empty([slots, columns, 2]));
-    let (mut u, mut softmax) = (ctx.empty([t, heads * rk]), ctx.empty([t, heads, 2]));
-    for parts in parts.chunks(slots.max(1)) {
-        let slot_u = Disjoint::new(partial.data_mut());
-        let slot_softmax = Disjoint::new(partial_softmax.data_mut());
-        ctx.for_each(parts.len(), |slot| {
-            let n = parts[slot].columns.len();
-            // SAFETY: each part has its own slot.
-            let (u, softmax) =
-                unsafe { (slot_u.part(slot * columns * rk, n * rk), slot_softmax.part(slot * columns * 2, n * 2)) };
-            cpu::attend(ctx.isa, &inputs, &parts[slot], u, softmax);
-        });
-        // The parts of some columns follow one another; they are joined in the order of their keys.
-        let mut runs: Vec<Range<usize>> = Vec::new();
-        for (slot, part) in parts.iter().enumerate() {
-            match runs.last_mut() {
-                Some(run) if part.chunk > 0 => run.end += 1,
-                _ => runs.push(slot..slot + 1),
-            }
-        }
-        let (all_u, all_softmax) = (Disjoint::new(u.data_mut()), Disjoint::new(softmax.data_mut()));
-        ctx.for_each(runs.len(), |i| {
-            for slot in runs[i].clone() {
-                let part = &parts[slot];
-                let (first, n) = (queries[part.query].rows.start * heads + part.columns.start, part.columns.len());
-                // SAFETY: runs differ in their columns or their query, and queries in their rows (`check`).
-                let (u, softmax) = unsafe { (all_u.part(first * rk, n * rk), all_softmax.part(first * 2, n * 2)) };
-                let partial = &partial.data()[slot * columns * rk..][..n * rk];
-                let partial_softmax = &partial_softmax.data()[slot * columns * 2..][..n * 2];
-                cpu::join(ctx.isa, part, partial, partial_softmax, u, softmax);
-            }
-        });
-    }
-    u
+    in_waves(ctx, q_latent, q, queries, dims, scale, PARTIAL_LEN)
 }
 
 /// Queries in latent space, `q_nope · W_UK` head by head: `q` is `[T, H·(dn+dr)]`, `kv_b` is `[H·(dn+dv), rk]`, the result
@@ -109,9 +69,70 @@ pub fn expand(ctx: &Ctx, u: &Tensor, kv_b: &Storage, dims: Dims) -> Tensor {
 /// Columns of a part, a column being one head of one row: they share a pass over the keys.
 const COLUMNS: usize = 128;
 /// Keys of a part. Part of the arithmetic, like [`KEYS`]: another number gives other roundings.
-const CHUNK: usize = 8 * KEYS;
-/// How many parts are under way at a time, which bounds the memory for their results.
-const PARTS_PER_THREAD: usize = 4;
+const CHUNK: usize = 6 * KEYS;
+/// What the results of parts may occupy, in numbers: 16 MiB, 64 parts of DeepSeek-V3.
+const PARTIAL_LEN: usize = 1 << 22;
+
+/// Runs `task(0)` to `task(n - 1)`: on all threads if there are products enough to pay for waking them.
+fn spread(ctx: &Ctx, n: usize, products: usize, task: impl Fn(usize) + Sync + Send) {
+    const WORTHWHILE: usize = 1 << 20;
+    if products < WORTHWHILE { (0..n).for_each(task) } else { ctx.for_each(n, task) }
+}
+
+/// [`forward`] with at most `partial_len` numbers in the results of all parts that are under way at a time, but no fewer
+/// parts than threads.
+fn in_waves(
+    ctx: &Ctx,
+    q_latent: &Tensor,
+    q: &Tensor,
+    queries: &[Query<'_>],
+    dims: Dims,
+    scale: f32,
+    partial_len: usize,
+) -> Tensor {
+    let ([t, width], heads) = (q_latent.dims(), dims.heads);
+    let rk = width / heads;
+    check(q_latent, q, queries, dims);
+    let inputs = cpu::Inputs { q_latent: q_latent.data(), q: q.data(), queries, dims, rk, scale };
+    let parts: Vec<cpu::Part> = queries.iter().enumerate().flat_map(|(i, query)| cut(i, query, heads)).collect();
+    let columns = parts.iter().map(|part| part.columns.len()).max().unwrap_or(0);
+    let slots = (partial_len / (columns * rk).max(1)).max(ctx.threads()).min(parts.len());
+    let (mut partial, mut partial_softmax) = (ctx.empty([slots, columns, rk]), ctx.empty([slots, columns, 2]));
+    let (mut u, mut softmax) = (ctx.empty([t, heads * rk]), ctx.empty([t, heads, 2]));
+    for parts in parts.chunks(slots.max(1)) {
+        let slot_u = Disjoint::new(partial.data_mut());
+        let slot_softmax = Disjoint::new(partial_softmax.data_mut());
+        let products = parts.iter().map(|part| part.columns.len() * part.keys.len() * (2 * rk + dims.dr)).sum();
+        spread(ctx, parts.len(), products, |slot| {
+            let n = parts[slot].columns.len();
+            // SAFETY: each part has its own slot.
+            let (u, softmax) =
+                unsafe { (slot_u.part(slot * columns * rk, n * rk), slot_softmax.part(slot * columns * 2, n * 2)) };
+            cpu::attend(ctx.isa, &inputs, &parts[slot], u, softmax);
+        });
+        // The parts of some columns follow one another; they are joined in the order of their keys.
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for (slot, part) in parts.iter().enumerate() {
+            match runs.last_mut() {
+                Some(run) if part.chunk > 0 => run.end += 1,
+                _ => runs.push(slot..slot + 1),
+            }
+        }
+        let (all_u, all_softmax) = (Disjoint::new(u.data_mut()), Disjoint::new(softmax.data_mut()));
+        spread(ctx, runs.len(), parts.iter().map(|part| 16 * part.columns.len() * rk).sum(), |i| {
+            for slot in runs[i].clone() {
+                let part = &parts[slot];
+                let (first, n) = (queries[part.query].rows.start * heads + part.columns.start, part.columns.len());
+                // SAFETY: runs differ in their columns or their query, and queries in their rows (`check`).
+                let (u, softmax) = unsafe { (all_u.part(first * rk, n * rk), all_softmax.part(first * 2, n * 2)) };
+                let partial = &partial.data()[slot * columns * rk..][..n * rk];
+                let partial_softmax = &partial_softmax.data()[slot * columns * 2..][..n * 2];
+                cpu::join(ctx.isa, part, partial, partial_softmax, u, softmax);
+            }
+        });
+    }
+    u
+}
 
 /// The parts of one query: its columns in groups, and for each group the keys in chunks.
 fn cut(query: usize, of: &Query<'_>, heads: usize) -> Vec<cpu::Part> {

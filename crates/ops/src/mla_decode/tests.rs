@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use tensor::{Ctx, Dims as Shape, Storage, Tensor, bf16};
 
-use super::{CacheView, Dims, Query, absorb, cases, expand, forward, reference};
+use super::{CacheView, Dims, Query, absorb, cases, expand, forward, in_waves, reference};
 use crate::check::{close, f64s, levels, random};
 use crate::gemm;
 use crate::mla_attention;
@@ -99,6 +99,19 @@ fn levels_and_threads_give_the_same_bits() {
         let want = batch.run(&Ctx::new(1).unwrap());
         for ctx in levels().into_iter().chain([Ctx::new(3).unwrap()]) {
             assert_eq!(batch.run(&ctx).data(), want.data(), "{:?} {:?}", ctx.isa, case.dims);
+        }
+    }
+}
+
+#[test]
+fn a_wave_of_one_part_gives_the_same_bits() {
+    for case in cases::EXACT {
+        let batch = Batch::new(case);
+        for threads in [1, 2] {
+            let ctx = Ctx::new(threads).unwrap();
+            let scale = scale(case.dims, case.rk);
+            let waves = in_waves(&ctx, &batch.q_latent, &batch.q, &batch.queries(), case.dims, scale, 1);
+            assert_eq!(waves.data(), batch.run(&ctx).data(), "{threads} threads, {:?}", case.dims);
         }
     }
 }

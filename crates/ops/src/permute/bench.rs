@@ -3,7 +3,7 @@ use tensor::Rng;
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for &[t, k, e, d] in cases::SPEED {
         let mut rng = Rng::new(0, "bench", 0);
         let idx: Vec<u32> = (0..t * k).map(|_| rng.below(e as u64) as u32).collect();

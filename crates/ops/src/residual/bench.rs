@@ -2,7 +2,7 @@ use ops::residual::{add, cases};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for &[t, d] in cases::SPEED {
         let (mut x, y) = (random([t, d]), random([t, d]));
         let n = (t * d) as u64;

@@ -2,7 +2,7 @@ use ops::rope::{Angles, Layout, cases, forward};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for &[t, heads, head_dim, offset, dr] in cases::SPEED {
         let mut x = random([t, heads * head_dim]);
         let positions: Vec<u32> = (0..t as u32).collect();

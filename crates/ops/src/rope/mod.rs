@@ -10,7 +10,7 @@ mod tests;
 pub use angles::{Angles, CosSin, Yarn};
 use tensor::{Ctx, Tensor};
 
-/// Which values form a pair.
+/// Which values of the input form a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// `(2i, 2i + 1)`: the released checkpoints.
@@ -20,27 +20,37 @@ pub enum Layout {
 }
 
 /// Rotates `x [T, heads · head_dim]` in place: in each head the `dr` values from `offset` on, `dr` and `T` being those of
-/// the table.
+/// the table. The result has the first values of all pairs before the second ones, whatever the layout of the input: so
+/// transformers orders them too, and a score is then the same sum in the same order.
 pub fn forward(ctx: &Ctx, x: &mut Tensor, head_dim: usize, offset: usize, table: &CosSin, layout: Layout) {
-    rotate(ctx, x, head_dim, offset, table, layout, 1.0);
+    let half = check(x, head_dim, offset, table);
+    let [_, width] = x.dims();
+    ctx.for_each_chunk(x.data_mut(), ROWS * width, |i, x| {
+        let part = i * ROWS * half..(i * ROWS + x.len() / width) * half;
+        let (cos, sin) = (&table.cos.data()[part.clone()], &table.sin.data()[part]);
+        cpu::forward(ctx.isa, x, width, head_dim, offset, cos, sin, half, layout);
+    });
 }
 
-/// Turns the gradient of the result into the gradient of the input, in place: the rotation by the opposite angle.
+/// Turns the gradient of the result into the gradient of the input, in the input's layout, in place.
 pub fn backward(ctx: &Ctx, dx: &mut Tensor, head_dim: usize, offset: usize, table: &CosSin, layout: Layout) {
-    rotate(ctx, dx, head_dim, offset, table, layout, -1.0);
+    let half = check(dx, head_dim, offset, table);
+    let [_, width] = dx.dims();
+    ctx.for_each_chunk(dx.data_mut(), ROWS * width, |i, dx| {
+        let part = i * ROWS * half..(i * ROWS + dx.len() / width) * half;
+        let (cos, sin) = (&table.cos.data()[part.clone()], &table.sin.data()[part]);
+        cpu::backward(ctx.isa, dx, width, head_dim, offset, cos, sin, half, layout);
+    });
 }
 
-fn rotate(ctx: &Ctx, x: &mut Tensor, head_dim: usize, offset: usize, table: &CosSin, layout: Layout, direction: f32) {
+/// The number of pairs.
+fn check(x: &Tensor, head_dim: usize, offset: usize, table: &CosSin) -> usize {
     let ([t, width], [positions, half]) = (x.dims(), table.cos.dims());
     assert!(
         t == positions && width.is_multiple_of(head_dim) && offset + 2 * half <= head_dim,
         "rope: x {x:?} with heads of {head_dim} does not fit {positions} positions and {half} pairs from {offset} on"
     );
-    ctx.for_each_chunk(x.data_mut(), ROWS * width, |i, x| {
-        let part = i * ROWS * half..(i * ROWS + x.len() / width) * half;
-        let (cos, sin) = (&table.cos.data()[part.clone()], &table.sin.data()[part]);
-        cpu::rotate(ctx.isa, x, width, head_dim, offset, cos, sin, half, layout, direction);
-    });
+    half
 }
 
 /// Rows per task.

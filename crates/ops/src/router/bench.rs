@@ -2,7 +2,7 @@ use ops::router::{Method, backward, cases, forward};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for (t, config) in cases::SPEED {
         let (e, k) = (config.n_routed_experts, config.num_experts_per_tok);
         let (logits, bias, dw) = (random([*t, e]), random([e]), random([*t, k]));

@@ -3,7 +3,7 @@ use tensor::Rng;
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     let v = 129_280;
     let logits = random([v]);
     let mut row = logits.data().to_vec();

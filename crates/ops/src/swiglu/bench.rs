@@ -2,7 +2,7 @@ use ops::swiglu::{backward, cases, forward};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for &[t, i] in cases::SPEED {
         let (gate_up, dh) = (random([t, 2 * i]), random([t, i]));
         let n = (t * i) as u64;
