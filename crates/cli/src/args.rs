@@ -64,8 +64,8 @@ pub(crate) struct Init {
     #[arg(long, default_value = "bf16")]
     pub(crate) dtype: Dtype,
     /// Standard deviation of the matrices; without it 0.006 · sqrt(7168 / hidden_size).
-    #[arg(long)]
-    pub(crate) init_std: Option<f64>,
+    #[arg(long = "init-std")]
+    pub(crate) std: Option<f64>,
     /// Seed of the weights.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

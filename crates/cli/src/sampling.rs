@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use engine::{Finish, Request, Sampling, Sequence};
 use tensor::Ctx;
-use tokenizer::{DecodeStream, Tokenizer};
+use tokenizer::DecodeStream;
 
 use crate::args::SamplingArgs;
 use crate::load::Loaded;
@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn a_stop_string_is_never_shown_however_it_is_cut() {
         let stops = ["END".to_owned(), "\n\n".to_owned()];
-        for (text, want) in [("one two ENDthree", "one two "), ("a\n\nb", "a"), ("ENERGY", "ENERGY"), ("x EN", "x EN")] {
+        for (text, want) in [("one two ENDthree", "one two "), ("a\n\nb", "a"), ("ENERGY", "ENERGY"), ("x EN", "x EN")]
+        {
             for cut in 1..=text.len() {
                 let mut stream = StopText::new(&stops);
                 let mut shown = String::new();

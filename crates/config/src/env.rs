@@ -38,11 +38,13 @@ pub struct EnvError {
 ///
 /// # Errors
 /// It is not a whole number from 1.
+#[expect(clippy::disallowed_methods, reason = "this file is where the environment is read")]
 pub fn threads() -> Result<Option<NonZeroUsize>, EnvError> {
     parse_threads(std::env::var_os("HADAL_THREADS").as_deref())
 }
 
 /// Whether colours may be used, as far as `NO_COLOR` has a say.
+#[expect(clippy::disallowed_methods, reason = "this file is where the environment is read")]
 pub fn color_allowed() -> bool {
     parse_color(std::env::var_os("NO_COLOR").as_deref())
 }

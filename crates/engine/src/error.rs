@@ -6,7 +6,9 @@ pub enum Error {
     #[error("the prompt has no tokens; give it at least one, such as the beginning-of-sentence token")]
     EmptyPrompt,
     /// The model has no row for a token.
-    #[error("the prompt's token {id} is not below the model's vocab_size {vocab_size}; does the tokenizer belong to it?")]
+    #[error(
+        "the prompt's token {id} is not below the model's vocab_size {vocab_size}; does the tokenizer belong to it?"
+    )]
     TokenId {
         /// The token.
         id: u32,

@@ -43,6 +43,7 @@ pub struct Saved {
     ffn: SavedFfn,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one of these a layer, and nearly all are the larger")]
 enum SavedFfn {
     Dense(dense::Saved),
     Moe(moe::Saved),
@@ -84,7 +85,7 @@ impl Block {
         ctx: &Ctx,
         p: &Params,
         sink: &mut dyn Sink,
-        dy: Tensor,
+        dy: &Tensor,
         saved: Saved,
         seqs: &Sequences,
         balance: Option<Balance<'_>>,
@@ -92,9 +93,9 @@ impl Block {
         // Computed again if forward did not keep them: the normalised inputs.
         let Saved { x, norm_x, n, attention, mid, norm_mid, m, ffn } = saved;
         let m = m.unwrap_or_else(|| self.post_attention_layernorm.recompute(ctx, p, &mid, &norm_mid));
-        let (dm, balance) = self.mlp.backward(ctx, p, sink, &dy, &m, ffn, balance);
+        let (dm, balance) = self.mlp.backward(ctx, p, sink, dy, &m, ffn, balance);
         let mut dmid = self.post_attention_layernorm.backward(ctx, p, sink, dm, &mid, norm_mid);
-        residual::add(ctx, &mut dmid, &dy);
+        residual::add(ctx, &mut dmid, dy);
 
         let n = n.unwrap_or_else(|| self.input_layernorm.recompute(ctx, p, &x, &norm_x));
         let dn = self.self_attn.backward(ctx, p, sink, &dmid, &n, attention, seqs);

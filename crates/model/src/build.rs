@@ -10,7 +10,7 @@ use crate::linear::Norm;
 use crate::model::Model;
 use crate::mtp::Mtp;
 use crate::names;
-use crate::params::{Builder, Kind, ParamId, Params, Part};
+use crate::params::{Builder, Kind, Make, ParamId, Params, Part};
 
 impl Model {
     /// Random weights (`spec/training.md` 1.5): matrices from N(0, `std`²), gains 1, biases 0. Each parameter has a
@@ -45,11 +45,7 @@ impl Model {
         })
     }
 
-    fn build<E>(
-        config: &ModelConfig,
-        mtp_depth: usize,
-        make: &mut dyn FnMut(ParamId, &[Part], Dims, Kind) -> Result<Storage, E>,
-    ) -> Result<Self, E> {
+    fn build<E>(config: &ModelConfig, mtp_depth: usize, make: &mut Make<'_, E>) -> Result<Self, E> {
         let c = config;
         let mut b = Builder { params: Vec::new(), make };
         let embed = b.one(names::EMBED_TOKENS.into(), &[c.vocab_size, c.hidden_size], Kind::Matrix)?;
@@ -98,9 +94,5 @@ fn join<E>(parts: impl Iterator<Item = Result<Storage, E>>, dims: Dims) -> Resul
             }
         }
     }
-    Ok(if wide.is_empty() {
-        Storage::Bf16(Arc::new(narrow), dims)
-    } else {
-        Storage::F32(Tensor::from_vec(wide, dims))
-    })
+    Ok(if wide.is_empty() { Storage::Bf16(Arc::new(narrow), dims) } else { Storage::F32(Tensor::from_vec(wide, dims)) })
 }

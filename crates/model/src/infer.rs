@@ -78,15 +78,16 @@ impl Model {
         assert!(cache.len == 0 && !ids.is_empty(), "prefill starts a sequence with at least one token");
         let p = &self.params;
         let seqs = self.sequences(ctx, 1, ids.len(), 0);
-        let rows = [0..ids.len()];
+        let all = 0..ids.len();
+        let rows = std::slice::from_ref(&all);
         let mut x = embedding::forward(ctx, ids, &p[self.embed]);
         for (block, cache) in self.blocks.iter().zip(&mut cache.layers) {
             let (y, saved) = block.forward(ctx, p, x, &seqs, Recompute::ALL);
-            block.fill(ctx, p, &saved, &rows, &mut [cache]);
+            block.fill(ctx, p, &saved, rows, &mut [cache]);
             x = y;
         }
         cache.len += ids.len();
-        self.last_logits(ctx, &x, &rows)
+        self.last_logits(ctx, &x, rows)
     }
 
     /// Appends new tokens to several sequences, in absorbed form. The result is the logits after each one's last new
@@ -96,7 +97,10 @@ impl Model {
     /// # Panics
     /// When a sequence has no new token.
     pub fn decode(&self, ctx: &Ctx, tokens: &[&[u32]], caches: &mut [&mut Cache]) -> Tensor {
-        assert!(tokens.len() == caches.len() && tokens.iter().all(|t| !t.is_empty()), "decode needs a token a sequence");
+        assert!(
+            tokens.len() == caches.len() && tokens.iter().all(|t| !t.is_empty()),
+            "decode needs a token a sequence"
+        );
         let p = &self.params;
         let mut rows: Vec<Range<usize>> = Vec::with_capacity(tokens.len());
         let mut positions: Vec<u32> = Vec::new();

@@ -160,7 +160,9 @@ impl Model {
 
         // Losses and backward, from the last module to the first; `later` is what the module after it adds to dh.
         let mut later = None;
-        for (depth, (mtp, (saved, seqs))) in (1..).zip(self.mtp.iter().zip(saved_mtp)).collect::<Vec<_>>().into_iter().rev() {
+        for (depth, (mtp, (saved, seqs))) in
+            (1..).zip(self.mtp.iter().zip(saved_mtp)).collect::<Vec<_>>().into_iter().rev()
+        {
             let labels = ahead(batch.labels, batch.seq_len, depth, batch.seq_len - depth);
             let h = hidden.pop().expect("one hidden state per module");
             let (loss, mut dh) = head::loss_backward(ctx, p, sink, self.head, &h, &labels, scales.mtp);
@@ -179,7 +181,7 @@ impl Model {
         drop((h, x));
         for (block, saved) in self.blocks.iter().zip(saved).rev() {
             let balance = Balance { cu_seqlens: &seqs.cu_seqlens, factor: scales.balance };
-            let (d, balance) = block.backward(ctx, p, sink, dx, saved, &seqs, Some(balance));
+            let (d, balance) = block.backward(ctx, p, sink, &dx, saved, &seqs, Some(balance));
             outcome.balance += balance;
             dx = d;
         }

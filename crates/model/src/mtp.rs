@@ -48,12 +48,7 @@ pub struct Saved {
 }
 
 impl Mtp {
-    pub(crate) fn build<E>(
-        b: &mut Builder<'_, E>,
-        layer: usize,
-        embed: ParamId,
-        c: &ModelConfig,
-    ) -> Result<Self, E> {
+    pub(crate) fn build<E>(b: &mut Builder<'_, E>, layer: usize, embed: ParamId, c: &ModelConfig) -> Result<Self, E> {
         let (d, eps) = (c.hidden_size, c.rms_norm_eps);
         let name = |field: &str| names::layer(layer, field);
         Ok(Self {
@@ -100,7 +95,7 @@ impl Mtp {
     ) -> (Tensor, f64) {
         let Saved { ids, e, norm_e, h, norm_h, z, block, x, norm_x } = saved;
         let dx = self.shared_head_norm.backward(ctx, p, sink, dy, &x, norm_x);
-        let (dx, balance) = self.block.backward(ctx, p, sink, dx, block, seqs, balance);
+        let (dx, balance) = self.block.backward(ctx, p, sink, &dx, block, seqs, balance);
         self.eh_proj.backward_weight(ctx, sink, &dx, &z);
         let dz = self.eh_proj.backward_input(ctx, p, &dx);
         let [_, d] = dx.dims();

@@ -104,10 +104,13 @@ impl Param {
     }
 }
 
+/// Gives the values of a parameter.
+pub(crate) type Make<'a, E> = dyn FnMut(ParamId, &[Part], Dims, Kind) -> Result<Storage, E> + 'a;
+
 /// Makes the parameters of a model in a fixed order, from whatever `make` draws or loads.
 pub(crate) struct Builder<'a, E> {
     pub(crate) params: Vec<Param>,
-    pub(crate) make: &'a mut dyn FnMut(ParamId, &[Part], Dims, Kind) -> Result<Storage, E>,
+    pub(crate) make: &'a mut Make<'a, E>,
 }
 
 impl<E> Builder<'_, E> {

@@ -62,7 +62,9 @@ fn recomputation_gives_the_same_bits() {
     let model = small();
     let ctx = Ctx::new(2).unwrap();
     let want = run(&ctx, &model, 4, Recompute::NOTHING);
-    for (rms_norm, mla_up, swiglu) in [(true, false, false), (false, true, false), (false, false, true), (true, true, true)] {
+    for (rms_norm, mla_up, swiglu) in
+        [(true, false, false), (false, true, false), (false, false, true), (true, true, true)]
+    {
         let again = Recompute { rms_norm, mla_up, swiglu };
         assert!(run(&ctx, &model, 4, again) == want, "{again:?}");
     }
@@ -137,8 +139,7 @@ fn the_objective_falls_along_its_gradient() {
     ] {
         let (_, grads) = objective(&model, scales);
         let norm = grads.iter().flatten().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-        let trained: Vec<usize> =
-            (0..model.params.0.len()).filter(|&i| model.params.0[i].kind.is_trained()).collect();
+        let trained: Vec<usize> = (0..model.params.0.len()).filter(|&i| model.params.0[i].kind.is_trained()).collect();
         let start: Vec<Vec<f32>> = trained.iter().map(|&i| model.params.0[i].value.f32().data().to_vec()).collect();
         // A step small enough that no token changes its experts, which would be a jump, and large enough that the
         // difference of two f32 forwards resolves it: the loss changes by 4e-4, its noise is about 1e-6.

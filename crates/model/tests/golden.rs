@@ -117,7 +117,11 @@ fn losses_and_gradients() {
                 if let Some(want) = norms.get(&part.name) {
                     let norm = got.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
                     // An expert that no token chose has no gradient on either side.
-                    assert!(relative(norm, *want) <= 1e-4 || norm == *want, "{name}: |d {}| is {norm}, not {want}", part.name);
+                    assert!(
+                        relative(norm, *want) <= 1e-4 || norm == *want,
+                        "{name}: |d {}| is {norm}, not {want}",
+                        part.name
+                    );
                     seen += 1;
                 }
                 if let Some((want, _)) = golden.floats(&format!("grad.{}", part.name)) {
@@ -143,7 +147,8 @@ fn expert_load() {
         let Some(want) = golden.json["expert_load"].as_object() else { continue };
         for (layer, idx, _) in &trace.routing {
             let counts = ops::router::counts(idx, model.config.n_routed_experts);
-            let want: Vec<u64> = want[&layer.to_string()].as_array().unwrap().iter().map(|c| c.as_u64().unwrap()).collect();
+            let want: Vec<u64> =
+                want[&layer.to_string()].as_array().unwrap().iter().map(|c| c.as_u64().unwrap()).collect();
             assert_eq!(counts, want, "{}: load of layer {layer}", golden.name);
         }
     }

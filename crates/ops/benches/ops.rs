@@ -31,6 +31,8 @@ mod rms_norm;
 mod rope;
 #[path = "../src/router/bench.rs"]
 mod router;
+#[path = "../src/row_scale/bench.rs"]
+mod row_scale;
 #[path = "../src/sampling/bench.rs"]
 mod sampling;
 #[path = "../src/swiglu/bench.rs"]
@@ -57,6 +59,7 @@ fn main() {
         rms_norm::bench(&mut b);
         rope::bench(&mut b);
         router::bench(&mut b);
+        row_scale::bench(&mut b);
         sampling::bench(&mut b);
         swiglu::bench(&mut b);
     }

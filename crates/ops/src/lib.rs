@@ -21,8 +21,8 @@ pub mod residual;
 pub mod rms_norm;
 pub mod rope;
 pub mod router;
-pub mod sampling;
 pub mod row_scale;
+pub mod sampling;
 pub mod swiglu;
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! What the tests of several crates share: the golden models of `testdata/golden` and comparisons with them.
+//! What the tests of several crates share: the golden models of `testdata/golden`, their evaluation in f64 from
+//! `testdata/exact`, and comparisons with both.
 //!
 //! Only test code depends on this crate, so whatever is wrong panics with what it was.
 
@@ -20,6 +21,10 @@ pub struct Golden {
     pub json: Value,
     /// `golden.safetensors`.
     pub tensors: Reader,
+    /// The same tensors evaluated in f64 and rounded once to f32.
+    exact: Reader,
+    /// The entry of this model in `testdata/exact/exact.json`.
+    exact_json: Value,
 }
 
 /// All golden models, sorted by name.
@@ -38,12 +43,15 @@ pub fn goldens() -> Vec<Golden> {
 
 impl Golden {
     fn open(dir: &Path) -> Self {
-        let json = fs_err::read_to_string(dir.join("golden.json")).expect("golden.json");
+        let name = dir.file_name().and_then(|n| n.to_str()).expect("a name").to_owned();
+        let exact = dir.join("../../exact");
         Self {
-            name: dir.file_name().and_then(|n| n.to_str()).expect("a name").to_owned(),
-            dir: dir.to_owned(),
-            json: serde_json::from_str(&json).expect("golden.json is JSON"),
+            json: read_json(&dir.join("golden.json")),
             tensors: Reader::open_file(dir.join("golden.safetensors")).expect("golden.safetensors"),
+            exact: Reader::open_file(exact.join(format!("{name}.safetensors"))).expect("an f64 evaluation"),
+            exact_json: read_json(&exact.join("exact.json"))[&name].take(),
+            dir: dir.to_owned(),
+            name,
         }
     }
 
@@ -70,6 +78,22 @@ impl Golden {
         Some((self.tensors.values::<f32>(name, &shape).expect("f32 values"), shape))
     }
 
+    /// What `floats(name)` would be without rounding errors: evaluated in f64, rounded once to f32.
+    pub fn exact(&self, name: &str) -> Vec<f32> {
+        let info = self.exact.tensors().find(|t| t.name == name).expect("a tensor of the f64 evaluation");
+        self.exact.values::<f32>(name, info.shape).expect("f32 values")
+    }
+
+    /// The losses of the AdamW trajectory in f64, and how far each moves (relative) when every weight is changed by up to
+    /// one unit in its last f32 place.
+    pub fn exact_trajectory(&self) -> Vec<(f64, f64)> {
+        let numbers = |key: &str| {
+            let values = self.exact_json[key].as_array().expect("an array").iter();
+            values.map(|v| v.as_f64().expect("a number")).collect::<Vec<_>>()
+        };
+        numbers("losses").into_iter().zip(numbers("sensitivity")).collect()
+    }
+
     /// An integer tensor.
     pub fn ints(&self, name: &str) -> Vec<i32> {
         let info = self.tensors.tensors().find(|t| t.name == name).expect("an integer tensor");
@@ -86,6 +110,11 @@ impl Golden {
         let object = self.json[key].as_object().expect("an object");
         object.iter().map(|(k, v)| (k.clone(), v.as_f64().expect("a number"))).collect()
     }
+}
+
+fn read_json(path: &Path) -> Value {
+    let text = fs_err::read_to_string(path).expect("a JSON file of testdata");
+    serde_json::from_str(&text).expect("JSON")
 }
 
 /// The largest absolute difference.

@@ -15,7 +15,7 @@ pub struct Guard {
 }
 
 /// What is wrong with a step.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Problem {
     /// A number is NaN or infinite.
     NotFinite {

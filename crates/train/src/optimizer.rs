@@ -26,7 +26,15 @@ impl Optimizer {
     }
 
     /// One update of all trained parameters; `lr` is this step's rate and `grad_norm` the norm of `grads`.
-    pub fn step(&mut self, ctx: &Ctx, params: &mut Params, grads: &Gradients, settings: &Optim, lr: f64, grad_norm: f64) {
+    pub fn step(
+        &mut self,
+        ctx: &Ctx,
+        params: &mut Params,
+        grads: &Gradients,
+        settings: &Optim,
+        lr: f64,
+        grad_norm: f64,
+    ) {
         self.steps += 1;
         // 1e-6 keeps the quotient finite; with it a gradient at the limit shrinks by a millionth (`spec` 1.2).
         let grad_scale = (settings.clip_norm / (grad_norm + 1e-6)).min(1.0);

@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use config::recipe::{Packing, Recipe, Tokenizer as From};
 use config::ModelConfig;
+use config::recipe::{Packing, Recipe, Tokenizer as From};
 use data::read::{Document, Documents, list};
 use data::{Corpus, Dataset, Format, LoaderConfig, Prepared, Role, Source, TokenizerEncoder};
 use serde_json::json;
-use tokenizer::{ChatFormat, TrainOptions, Tokenizer};
+use tokenizer::{ChatFormat, Tokenizer, TrainOptions};
 
 use crate::error::{Error, Result};
 use crate::run_dir::RunDir;
@@ -17,7 +17,7 @@ use crate::run_dir::RunDir;
 ///
 /// # Errors
 /// When the recipe's files or the documents cannot be read, or do not yield a vocabulary of the size asked for.
-pub fn tokenizer(dir: &RunDir, recipe: &Recipe, say: &mut dyn FnMut(String)) -> Result<Tokenizer> {
+pub(crate) fn tokenizer(dir: &RunDir, recipe: &Recipe, say: &mut dyn FnMut(String)) -> Result<Tokenizer> {
     let home = dir.tokenizer();
     if fs_err::exists(&home)? {
         return Ok(Tokenizer::read(&home)?);
@@ -77,7 +77,7 @@ fn train_tokenizer(recipe: &Recipe, vocab_size: usize) -> Result<tokenizer::Trai
 ///
 /// # Errors
 /// When the documents cannot be read or the shards not be written.
-pub fn dataset(recipe: &Recipe, tokenizer: &Tokenizer, say: &mut dyn FnMut(String)) -> Result<Dataset> {
+pub(crate) fn dataset(recipe: &Recipe, tokenizer: &Tokenizer, say: &mut dyn FnMut(String)) -> Result<Dataset> {
     let corpus = corpus(recipe);
     let mut said = std::time::Instant::now();
     let encoder = TokenizerEncoder::new(tokenizer)?;
@@ -101,7 +101,7 @@ pub fn dataset(recipe: &Recipe, tokenizer: &Tokenizer, say: &mut dyn FnMut(Strin
 ///
 /// # Errors
 /// When the recipe's configuration is refused or has fewer rows than the tokenizer has ids.
-pub fn model_config(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<ModelConfig> {
+pub(crate) fn model_config(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<ModelConfig> {
     let config = recipe.model_config()?;
     if tokenizer.vocab_size() > config.vocab_size {
         return Err(Error::Vocabulary { tokenizer: tokenizer.vocab_size(), model: config.vocab_size });
@@ -115,7 +115,7 @@ pub fn model_config(recipe: &Recipe, tokenizer: &Tokenizer) -> Result<ModelConfi
 }
 
 /// How a run draws from its corpus.
-pub fn loader_config(recipe: &Recipe) -> LoaderConfig {
+pub(crate) fn loader_config(recipe: &Recipe) -> LoaderConfig {
     LoaderConfig {
         seq_len: recipe.data.seq_len,
         packing: match recipe.data.packing {

@@ -98,26 +98,18 @@ impl Run {
             .transpose()?;
 
         let checkpoint = dir.saved_steps()?.last().copied();
-        let (model, optimizer, loader, progress) = match checkpoint {
-            Some(step) => {
-                let path = dir.checkpoint(step);
-                let (model, optimizer, progress) = save::load(&path, &config, recipe.optim.moments)?;
-                let loader = Loader::resume(&dataset, &loader_config, &progress.loader)?;
-                (model, optimizer, loader, progress)
-            }
-            None => {
-                let model = Model::random(&config, recipe.model.init_std, recipe.seed);
-                let optimizer = Optimizer::new(&model.params, recipe.optim.moments);
-                let loader = Loader::new(&dataset, &loader_config)?;
-                let start = Progress {
-                    step: 0,
-                    tokens: 0,
-                    elapsed_s: 0.0,
-                    loader: loader.state(),
-                    guard: Guard::default(),
-                };
-                (model, optimizer, loader, start)
-            }
+        let (model, optimizer, loader, progress) = if let Some(step) = checkpoint {
+            let path = dir.checkpoint(step);
+            let (model, optimizer, progress) = save::load(&path, &config, recipe.optim.moments)?;
+            let loader = Loader::resume(&dataset, &loader_config, &progress.loader)?;
+            (model, optimizer, loader, progress)
+        } else {
+            let model = Model::random(&config, recipe.model.init_std, recipe.seed);
+            let optimizer = Optimizer::new(&model.params, recipe.optim.moments);
+            let loader = Loader::new(&dataset, &loader_config)?;
+            let start =
+                Progress { step: 0, tokens: 0, elapsed_s: 0.0, loader: loader.state(), guard: Guard::default() };
+            (model, optimizer, loader, start)
         };
         let flops = Counts::of(&config, recipe.data.seq_len as u32).flops_per_token;
         let grads = Gradients::new(&ctx, &model.params);
@@ -189,8 +181,7 @@ impl Run {
             let now = step::scheduled(&self.recipe, self.step, self.tokens);
             let position = self.loader.state().next_sequence;
             let batch = self.loader.batch(now.sequences as u64)?;
-            let measured =
-                step::forward_backward(&self.ctx, &self.model, &mut self.grads, &self.recipe, now, &batch);
+            let measured = step::forward_backward(&self.ctx, &self.model, &mut self.grads, &self.recipe, now, &batch);
             if let Some(problem) = self.guard.check(&measured, &self.recipe.guard) {
                 let batch = self.identity(position, &batch);
                 return Err(self.stop(observer, problem, batch));

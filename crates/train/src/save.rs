@@ -79,7 +79,8 @@ pub fn write_model_dir(dir: &Path, model: &Model, dtype: FloatType, tokenizer: &
         FloatType::F32 => ("float32", Precision::F32),
         FloatType::Bf16 => ("bfloat16", Precision::Bf16),
     };
-    let changes = json!({ "torch_dtype": name, "quantization_config": null, "num_nextn_predict_layers": model.mtp_depth() });
+    let changes =
+        json!({ "torch_dtype": name, "quantization_config": null, "num_nextn_predict_layers": model.mtp_depth() });
     let serde_json::Value::Object(changes) = changes else { unreachable!("written as an object above") };
     let config = model.config.with_overrides(&changes)?;
     config.write(dir.join("config.json"))?;

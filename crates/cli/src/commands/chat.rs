@@ -30,12 +30,9 @@ pub(crate) fn converse(ctx: &Ctx, loaded: &Loaded, system: Option<&str>, args: &
         }
         let Some(line) = lines.next().transpose()? else { break };
         match line.trim() {
-            "" => continue,
+            "" => {}
             "/quit" => break,
-            "/new" => {
-                conversation = Conversation::new(system);
-                continue;
-            }
+            "/new" => conversation = Conversation::new(system),
             text => conversation.turn(ctx, loaded, text, args)?,
         }
     }

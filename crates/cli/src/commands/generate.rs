@@ -13,13 +13,12 @@ use crate::sampling::{request, stream};
 
 pub(crate) fn run(ctx: &Ctx, args: &Generate) -> Result<ExitCode> {
     let loaded = load::everything(&args.model)?;
-    let text = match &args.prompt {
-        Some(text) => text.clone(),
-        None => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("reading the prompt from standard input")?;
-            text
-        }
+    let text = if let Some(text) = &args.prompt {
+        text.clone()
+    } else {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("reading the prompt from standard input")?;
+        text
     };
     // As published: a completion begins with BOS where the tokenizer's configuration says so.
     let mut prompt = Vec::new();

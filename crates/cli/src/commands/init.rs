@@ -20,7 +20,7 @@ pub(crate) fn run(args: &Init) -> Result<ExitCode> {
     let config: ModelConfig = presets::preset(&args.preset)?.with_overrides(&changes)?;
     refuse_too_large(&config)?;
 
-    let std = args.init_std.unwrap_or_else(|| 0.006 * (7168.0 / config.hidden_size as f64).sqrt());
+    let std = args.std.unwrap_or_else(|| 0.006 * (7168.0 / config.hidden_size as f64).sqrt());
     let model = Model::random(&config, std, args.seed);
     fs_err::create_dir_all(&args.out)?;
     let options = WriteOptions { precision, ..WriteOptions::default() };
@@ -32,8 +32,7 @@ pub(crate) fn run(args: &Init) -> Result<ExitCode> {
 
 /// `key=value`, the value JSON if it can be read as such, else text.
 fn change(set: &str) -> Result<(String, Value)> {
-    let (key, value) =
-        set.split_once('=').ok_or_else(|| Usage(format!("--set takes KEY=VALUE, not {set:?}")))?;
+    let (key, value) = set.split_once('=').ok_or_else(|| Usage(format!("--set takes KEY=VALUE, not {set:?}")))?;
     let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
     Ok((key.trim().to_owned(), value))
 }

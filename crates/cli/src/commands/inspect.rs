@@ -26,7 +26,12 @@ fn print(config: &ModelConfig, counts: &Counts) {
     let row = |name: &str, value: String| println!("{name:<38} {value:>28}");
     let number = |n: u64| digits(u128::from(n));
     let p = &counts.parameters;
-    println!("{} · {} layers · hidden size {}", config.model_type.as_str(), config.num_hidden_layers, config.hidden_size);
+    println!(
+        "{} · {} layers · hidden size {}",
+        config.model_type.as_str(),
+        config.num_hidden_layers,
+        config.hidden_size
+    );
     println!("\nParameters");
     row("  main model", number(p.main));
     for (name, n) in [

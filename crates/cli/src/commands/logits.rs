@@ -34,10 +34,7 @@ pub(crate) fn run(ctx: &Ctx, args: &Logits) -> Result<ExitCode> {
     let choices: Vec<(usize, Vec<i32>)> =
         trace.routing.iter().map(|(layer, idx, _)| (*layer, idx.iter().map(|&e| e as i32).collect())).collect();
     let floats = |name: String, t: &Tensor| (name, t.shape().as_slice().to_vec(), t.data().to_vec());
-    let mut tensors = vec![
-        floats("logits".into(), &trace.logits),
-        floats("final_norm".into(), &trace.final_norm),
-    ];
+    let mut tensors = vec![floats("logits".into(), &trace.logits), floats("final_norm".into(), &trace.final_norm)];
     tensors.extend(trace.hidden.iter().enumerate().map(|(i, t)| floats(format!("hidden.{i}"), t)));
     tensors.extend(trace.routing.iter().map(|(layer, _, w)| floats(format!("topk_w.{layer}"), w)));
     for (depth, (hidden, logits)) in trace.mtp.iter().enumerate() {

@@ -37,6 +37,7 @@ pub(crate) fn resume(args: &Resume, threads: usize) -> Result<ExitCode> {
 }
 
 /// A line on stderr.
+#[expect(clippy::needless_pass_by_value, reason = "the signature that a run calls with the lines it makes")]
 pub(crate) fn say(line: String) {
     eprintln!("{line}");
 }
@@ -110,7 +111,10 @@ pub(crate) fn summary(run: &Run) -> RunSummary {
                     run.model.mtp_depth()
                 ),
             ),
-            ("Attention".into(), format!("{} heads, {query}, key-value latent {}", config.num_attention_heads, config.kv_lora_rank)),
+            (
+                "Attention".into(),
+                format!("{} heads, {query}, key-value latent {}", config.num_attention_heads, config.kv_lora_rank),
+            ),
             ("Experts".into(), experts),
             ("Vocabulary".into(), format!("{} rows, {} tokens", config.vocab_size, run.tokenizer.vocab_size())),
             (

@@ -43,7 +43,7 @@ pub struct Mla {
 /// How queries are made.
 #[derive(Debug)]
 enum Query {
-    Direct { q_proj: Linear },                                           // [H (dn + dr), D]
+    Direct { q_proj: Linear },                                              // [H (dn + dr), D]
     Compressed { q_a_proj: Linear, q_a_layernorm: Norm, q_b_proj: Linear }, // [rq, D], [rq], [H (dn + dr), rq]
 }
 
@@ -120,8 +120,7 @@ impl Mla {
         let (q, query) = self.queries(ctx, p, x, &seqs.angles, again);
         let (latent, latent_in, latent_norm, rope_key) = self.latents(ctx, p, x, &seqs.angles);
         let kv = self.kv_b_proj.forward(ctx, p, &latent);
-        let (o, attention) =
-            mla_attention::forward(ctx, &q, &kv, &rope_key, &seqs.cu_seqlens, self.dims, self.scale);
+        let (o, attention) = mla_attention::forward(ctx, &q, &kv, &rope_key, &seqs.cu_seqlens, self.dims, self.scale);
         let y = self.o_proj.forward(ctx, p, &o);
         let latent = keep(again.rms_norm, &latent);
         let kv = keep(again.mla_up, &kv);
@@ -232,7 +231,14 @@ impl Mla {
     }
 
     /// `q [T, H (dn + dr)]`, rotated.
-    fn queries(&self, ctx: &Ctx, p: &Params, x: &Tensor, angles: &rope::CosSin, again: Recompute) -> (Tensor, SavedQuery) {
+    fn queries(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        x: &Tensor,
+        angles: &rope::CosSin,
+        again: Recompute,
+    ) -> (Tensor, SavedQuery) {
         match &self.query {
             Query::Direct { q_proj } => {
                 let mut q = q_proj.forward(ctx, p, x);

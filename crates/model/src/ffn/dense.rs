@@ -39,7 +39,15 @@ impl Dense {
     }
 
     /// `dy` is `[T, D]`, `x` as in forward; the result is `dx [T, D]`.
-    pub fn backward(&self, ctx: &Ctx, p: &Params, sink: &mut dyn Sink, dy: &Tensor, x: &Tensor, saved: Saved) -> Tensor {
+    pub fn backward(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        sink: &mut dyn Sink,
+        dy: &Tensor,
+        x: &Tensor,
+        saved: Saved,
+    ) -> Tensor {
         let h = saved.h.unwrap_or_else(|| swiglu::forward(ctx, &saved.gate_up));
         sink.push(ctx, WeightGrad::Linear { id: self.down_proj, dy: dy.clone(), x: h });
         let dh = gemm::nn(ctx, dy, &p[self.down_proj]);

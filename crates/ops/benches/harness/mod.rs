@@ -4,14 +4,14 @@ use std::time::Instant;
 use tensor::{Ctx, Dims, Rng, Tensor};
 
 /// Runs rows whose name contains the filter and prints them beside the machine's peaks.
-pub struct Bench<'a> {
-    pub ctx: &'a Ctx,
+pub(crate) struct Bench<'a> {
+    pub(crate) ctx: &'a Ctx,
     filter: &'a str,
     peak: ops::peak::Peak,
 }
 
 impl<'a> Bench<'a> {
-    pub fn new(ctx: &'a Ctx, filter: &'a str) -> Self {
+    pub(crate) fn new(ctx: &'a Ctx, filter: &'a str) -> Self {
         let peak = ops::peak::measure(ctx);
         println!(
             "\n{} thread(s), {:?}: peak {:.0} GFLOP/s f32, {:.1} GB/s read",
@@ -24,7 +24,7 @@ impl<'a> Bench<'a> {
     }
 
     /// The median of repeated runs; `bytes` and `flops` are the least the operation must move and compute.
-    pub fn row(&mut self, name: &str, bytes: u64, flops: u64, mut run: impl FnMut(&Ctx)) {
+    pub(crate) fn row(&mut self, name: &str, bytes: u64, flops: u64, mut run: impl FnMut(&Ctx)) {
         if !name.contains(self.filter) {
             return;
         }
@@ -32,7 +32,7 @@ impl<'a> Bench<'a> {
         let begin = Instant::now();
         while times.len() < 5 || begin.elapsed().as_secs_f64() < 0.5 {
             let start = Instant::now();
-            black_box(run(self.ctx));
+            run(black_box(self.ctx));
             times.push(start.elapsed().as_secs_f64());
         }
         times.sort_by(f64::total_cmp);
@@ -47,7 +47,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-pub fn random(dims: impl Into<Dims>) -> Tensor {
+pub(crate) fn random(dims: impl Into<Dims>) -> Tensor {
     let dims = dims.into();
     let mut rng = Rng::new(0, "bench", dims.len() as u64);
     Tensor::from_vec((0..dims.len()).map(|_| rng.normal() as f32).collect(), dims)

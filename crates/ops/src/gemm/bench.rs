@@ -3,7 +3,7 @@ use tensor::Storage;
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for &[t, n, k] in cases::SPEED {
         let (x, w, dy) = (random([t, k]), Storage::F32(random([n, k])), random([t, n]));
         let mut dw = random([n, k]);

@@ -3,25 +3,24 @@
 //! ```text
 //! tasks = row blocks × column blocks of C                        (shared out among threads)
 //! per task:
-//!   for each KC block of the inner dimension, in order:
-//!     pack the task's rows of A            [rows × KC]           stays in the level-2 cache
+//!   for each KC block of the inner dimension, in order:        the rows of A stay in the level-2 cache
 //!     for each strip of NR columns:
 //!       pack the strip of B                [KC × NR]             stays in the level-1 cache
-//!       for each strip of MR rows: micro-kernel
+//!       for each MR rows of A, where they lie: micro-kernel
 //! ```
 
 use std::cell::RefCell;
 
 use tensor::{Ctx, Isa};
 
-use super::kernel::{Kernel, MAX_TILE};
-use super::pack::{View, pack};
+use super::kernel::{Kernel, MAX_TILE, Rows, Tile};
+use super::pack::{Values, View, pack};
 
-/// Steps of the inner dimension per block: a B strip of 32 columns is then 32 KiB, an A strip of 14 rows 14 KiB.
+/// Steps of the inner dimension per block: a B strip of 32 columns is then 32 KiB, and 14 rows of A are 14 KiB.
 const KC: usize = 256;
-/// Rows of A packed at once: 512 KiB at `KC`.
+/// Rows of A that a task walks again for each strip of B: 504 KiB at `KC`.
 const MC: usize = 36 * 14;
-/// The least columns for which it pays to pack A once more for another thread.
+/// The least columns for which it pays that another thread reads the same rows of A.
 const MIN_COLUMNS: usize = 64;
 
 /// One product of a batch: `c[m, n] (+)= a[m, k] · b[k, n]`.
@@ -100,38 +99,43 @@ fn cut(product: usize, p: &Product<'_>, threads: usize) -> Vec<Block> {
 }
 
 thread_local! {
-    /// The packed operands of the product that this thread works on.
+    /// A strip of B, and the last rows of A where fewer are left than a tile has.
     static STRIPS: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-/// One product on the calling thread: `m ≤ MC` keeps the packed rows in cache, more is correct all the same.
+/// One product on the calling thread.
 ///
 /// # Safety
 /// The output must be valid for reads and writes of `m × n` elements, which nothing else accesses meanwhile.
 pub(crate) unsafe fn multiply(isa: Isa, m: usize, n: usize, k: usize, a: View<'_>, b: View<'_>, c: Output) {
     let kernel = Kernel::new(isa);
     let Kernel { mr, nr, .. } = kernel;
-    STRIPS.with_borrow_mut(|(a_strips, b_strip)| {
-        a_strips.resize(m.next_multiple_of(mr) * KC.min(k), 0.0);
+    let Values::F32(a_data) = a.data else { panic!("gemm: the left operand is f32") };
+    STRIPS.with_borrow_mut(|(b_strip, a_edge)| {
         b_strip.resize(nr * KC.min(k), 0.0);
+        a_edge.resize(mr * KC.min(k), 0.0);
+        let whole = m - m % mr;
         // An empty inner dimension still has to write zeros, hence at least one block.
         for block in 0..k.div_ceil(KC).max(1) {
             let start = block * KC;
             let depth = KC.min(k - start);
             let accumulate = c.accumulate || block > 0;
-            let a_strips = &mut a_strips[..m.next_multiple_of(mr) * depth];
-            let b_strip = &mut b_strip[..nr * depth];
-            for (i, strip) in (0..m).step_by(mr).zip(a_strips.chunks_mut((mr * depth).max(1))) {
-                pack(isa, a.at(i, start), mr.min(m - i), depth, mr, strip);
+            let (b_strip, a_edge) = (&mut b_strip[..nr * depth], &mut a_edge[..mr * depth]);
+            if whole < m {
+                pack(isa, a.at(whole, start), m - whole, depth, mr, a_edge);
             }
             for j in (0..n).step_by(nr) {
                 let columns = nr.min(n - j);
                 pack(isa, b.at(start, j).transposed(), columns, depth, nr, b_strip);
                 for i in (0..m).step_by(mr) {
-                    let rows = mr.min(m - i);
-                    let a_strip = &a_strips[i * depth..(i + mr) * depth];
+                    let rows = if i < whole {
+                        let data = &a_data[a.at(i, start).offset.min(a_data.len())..];
+                        Rows { data, row_stride: a.row_stride, col_stride: a.col_stride }
+                    } else {
+                        Rows { data: a_edge, row_stride: 1, col_stride: mr }
+                    };
                     // SAFETY: the tile (its valid part) lies inside the caller's output.
-                    unsafe { tile(&kernel, depth, a_strip, b_strip, c.at(i, j), rows, columns, accumulate) };
+                    unsafe { tile(&kernel, depth, rows, b_strip, c.at(i, j), mr.min(m - i), columns, accumulate) };
                 }
             }
         }
@@ -146,7 +150,7 @@ pub(crate) unsafe fn multiply(isa: Isa, m: usize, n: usize, k: usize, a: View<'_
 unsafe fn tile(
     kernel: &Kernel,
     k: usize,
-    a: &[f32],
+    a: Rows<'_>,
     b: &[f32],
     c: Output,
     rows: usize,
@@ -156,7 +160,7 @@ unsafe fn tile(
     let Kernel { mr, nr, .. } = *kernel;
     if rows == mr && columns == nr {
         // SAFETY: the whole tile lies inside the output.
-        return unsafe { kernel.run(k, a, b, c.c, c.ldc, accumulate) };
+        return unsafe { kernel.run(k, a, b, Tile { c: c.c, ldc: c.ldc, accumulate }) };
     }
     let mut edge = [0.0; MAX_TILE];
     if accumulate {
@@ -168,7 +172,7 @@ unsafe fn tile(
         }
     }
     // SAFETY: `edge` holds mr rows of nr.
-    unsafe { kernel.run(k, a, b, edge.as_mut_ptr(), nr, accumulate) };
+    unsafe { kernel.run(k, a, b, Tile { c: edge.as_mut_ptr(), ldc: nr, accumulate }) };
     for i in 0..rows {
         for j in 0..columns {
             // SAFETY: i < rows and j < columns.

@@ -1,7 +1,7 @@
-//! Micro-kernels: a tile of C stays in registers while a packed strip of A meets a packed strip of B.
+//! Micro-kernels: a tile of C stays in registers while some rows of A, where they lie, meet a packed strip of B.
 //!
 //! ```text
-//! for p in 0..k:              one column of the A strip, one row of the B strip
+//! for p in 0..k:              one column of the rows of A, one row of the B strip
 //!     load NR values of B
 //!     for i in 0..MR:         C[i, ..] = fma(A[i, p], B[p, ..], C[i, ..])
 //! ```
@@ -21,8 +21,25 @@ pub(super) struct Kernel {
     run: Run,
 }
 
-/// `c[i * ldc + j] (+)= Σ_p a[p * MR + i] · b[p * NR + j]`, starting from what `c` holds if `accumulate`.
-type Run = unsafe fn(k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, accumulate: bool);
+/// Rows of A: element `(i, p)` is at `data[i * row_stride + p * col_stride]`.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) row_stride: usize,
+    pub(super) col_stride: usize,
+}
+
+/// A tile of C: element `(i, j)` is at `c[i * ldc + j]`.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    pub(super) c: *mut f32,
+    pub(super) ldc: usize,
+    /// Start from what C holds instead of from 0.
+    pub(super) accumulate: bool,
+}
+
+/// `C (+)= Σ_p A[i, p] · b[p * NR + j]`.
+type Run = unsafe fn(k: usize, a: *const f32, strides: [usize; 2], b: *const f32, c: Tile);
 
 /// No kernel has a larger tile.
 pub(super) const MAX_TILE: usize = 14 * 32;
@@ -42,42 +59,45 @@ impl Kernel {
     /// Computes one tile.
     ///
     /// # Safety
-    /// `c` must be valid for reads and writes at `i * ldc + j` for all `i < mr`, `j < nr`, and nothing else may access
+    /// C must be valid for reads and writes at `i * ldc + j` for all `i < mr`, `j < nr`, and nothing else may access
     /// those elements meanwhile.
-    pub(super) unsafe fn run(&self, k: usize, a: &[f32], b: &[f32], c: *mut f32, ldc: usize, accumulate: bool) {
-        assert!(a.len() >= k * self.mr && b.len() >= k * self.nr, "a packed strip is too short");
-        // SAFETY: the strips are long enough (asserted), `c` is the caller's promise, and `new` chose a kernel whose
+    #[inline]
+    pub(super) unsafe fn run(&self, k: usize, a: Rows<'_>, b: &[f32], c: Tile) {
+        let last = (self.mr - 1) * a.row_stride + k.saturating_sub(1) * a.col_stride;
+        assert!((k == 0 || a.data.len() > last) && b.len() >= k * self.nr, "an operand of a tile is too short");
+        // SAFETY: both operands are long enough (asserted), C is the caller's promise, and `new` chose a kernel whose
         // instructions this processor has.
-        unsafe { (self.run)(k, a.as_ptr(), b.as_ptr(), c, ldc, accumulate) }
+        unsafe { (self.run)(k, a.data.as_ptr(), [a.row_stride, a.col_stride], b.as_ptr(), c) }
     }
 }
 
 /// # Safety
-/// `a` holds `k * 4` values, `b` holds `k * 16`, and `c` is as [`Kernel::run`] says.
-unsafe fn portable(k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, accumulate: bool) {
+/// `a` is valid at `i * strides[0] + p * strides[1]` for `i < 4` and `p < k`, `b` holds `k * 16` values, and `c` is as
+/// [`Kernel::run`] says for 4 rows of 16.
+unsafe fn portable(k: usize, a: *const f32, [row, col]: [usize; 2], b: *const f32, c: Tile) {
     let mut acc = [[0.0_f32; 16]; 4];
-    if accumulate {
-        for (i, row) in acc.iter_mut().enumerate() {
-            for (j, x) in row.iter_mut().enumerate() {
+    if c.accumulate {
+        for (i, acc) in acc.iter_mut().enumerate() {
+            for (j, x) in acc.iter_mut().enumerate() {
                 // SAFETY: inside the tile.
-                *x = unsafe { *c.add(i * ldc + j) };
+                *x = unsafe { *c.c.add(i * c.ldc + j) };
             }
         }
     }
     for p in 0..k {
-        for (i, row) in acc.iter_mut().enumerate() {
-            // SAFETY: p < k and i < 4.
-            let ai = unsafe { *a.add(p * 4 + i) };
-            for (j, x) in row.iter_mut().enumerate() {
+        for (i, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: i < 4 and p < k.
+            let ai = unsafe { *a.add(i * row + p * col) };
+            for (j, x) in acc.iter_mut().enumerate() {
                 // SAFETY: p < k and j < 16.
                 *x = ai.mul_add(unsafe { *b.add(p * 16 + j) }, *x);
             }
         }
     }
-    for (i, row) in acc.iter().enumerate() {
-        for (j, x) in row.iter().enumerate() {
+    for (i, acc) in acc.iter().enumerate() {
+        for (j, x) in acc.iter().enumerate() {
             // SAFETY: inside the tile.
-            unsafe { *c.add(i * ldc + j) = *x };
+            unsafe { *c.c.add(i * c.ldc + j) = *x };
         }
     }
 }
@@ -89,64 +109,81 @@ mod x86 {
         _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
 
+    use super::Tile;
+
     /// 28 of the 32 registers hold C, two hold a row of B; each step issues 28 multiply-adds for 16 loads.
     ///
     /// # Safety
-    /// The processor has AVX-512 F; `a` holds `k * 14` values, `b` holds `k * 32`, and `c` is as `Kernel::run` says.
+    /// The processor has AVX-512 F; `a` is valid at `i * strides[0] + p * strides[1]` for `i < 14` and `p < k`, `b` holds
+    /// `k * 32` values, and `c` is as `Kernel::run` says for 14 rows of 32.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn avx512(k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, accumulate: bool) {
-        let mut acc = [[_mm512_setzero_ps(); 2]; 14];
-        if accumulate {
-            for (i, row) in acc.iter_mut().enumerate() {
-                // SAFETY: 32 values of row i of the tile.
-                *row = unsafe { [_mm512_loadu_ps(c.add(i * ldc)), _mm512_loadu_ps(c.add(i * ldc + 16))] };
+    pub(super) unsafe fn avx512(k: usize, a: *const f32, [row, col]: [usize; 2], b: *const f32, c: Tile) {
+        // Rows go in pairs: seven pointers and one stride fit the general registers.
+        let mut acc = [[[_mm512_setzero_ps(); 2]; 2]; 7];
+        if c.accumulate {
+            for (g, pair) in acc.iter_mut().enumerate() {
+                for (i, acc) in pair.iter_mut().enumerate() {
+                    // SAFETY: 32 values of row 2 g + i of the tile.
+                    *acc = unsafe {
+                        let c_row = c.c.add((2 * g + i) * c.ldc);
+                        [_mm512_loadu_ps(c_row), _mm512_loadu_ps(c_row.add(16))]
+                    };
+                }
             }
         }
+        let mut pointers: [*const f32; 7] = std::array::from_fn(|g| a.wrapping_add(2 * g * row));
         for p in 0..k {
             // SAFETY: p < k: 32 values of B's strip.
             let (b0, b1) = unsafe { (_mm512_loadu_ps(b.add(p * 32)), _mm512_loadu_ps(b.add(p * 32 + 16))) };
-            for (i, row) in acc.iter_mut().enumerate() {
-                // SAFETY: p < k and i < 14.
-                let ai = _mm512_set1_ps(unsafe { *a.add(p * 14 + i) });
-                row[0] = _mm512_fmadd_ps(ai, b0, row[0]);
-                row[1] = _mm512_fmadd_ps(ai, b1, row[1]);
+            for (pointer, pair) in pointers.iter_mut().zip(&mut acc) {
+                // SAFETY: step p of rows 2 g and 2 g + 1.
+                let (a0, a1) = unsafe { (_mm512_set1_ps(**pointer), _mm512_set1_ps(*pointer.add(row))) };
+                pair[0][0] = _mm512_fmadd_ps(a0, b0, pair[0][0]);
+                pair[0][1] = _mm512_fmadd_ps(a0, b1, pair[0][1]);
+                pair[1][0] = _mm512_fmadd_ps(a1, b0, pair[1][0]);
+                pair[1][1] = _mm512_fmadd_ps(a1, b1, pair[1][1]);
+                *pointer = pointer.wrapping_add(col);
             }
         }
-        for (i, row) in acc.iter().enumerate() {
-            // SAFETY: 32 values of row i of the tile.
-            unsafe {
-                _mm512_storeu_ps(c.add(i * ldc), row[0]);
-                _mm512_storeu_ps(c.add(i * ldc + 16), row[1]);
+        for (g, pair) in acc.iter().enumerate() {
+            for (i, acc) in pair.iter().enumerate() {
+                // SAFETY: 32 values of row 2 g + i of the tile.
+                unsafe {
+                    let c_row = c.c.add((2 * g + i) * c.ldc);
+                    _mm512_storeu_ps(c_row, acc[0]);
+                    _mm512_storeu_ps(c_row.add(16), acc[1]);
+                }
             }
         }
     }
 
     /// # Safety
-    /// The processor has AVX2 and FMA; `a` holds `k * 6` values, `b` holds `k * 16`, and `c` is as `Kernel::run` says.
+    /// The processor has AVX2 and FMA; `a` is valid at `i * strides[0] + p * strides[1]` for `i < 6` and `p < k`, `b`
+    /// holds `k * 16` values, and `c` is as `Kernel::run` says for 6 rows of 16.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2(k: usize, a: *const f32, b: *const f32, c: *mut f32, ldc: usize, accumulate: bool) {
+    pub(super) unsafe fn avx2(k: usize, a: *const f32, [row, col]: [usize; 2], b: *const f32, c: Tile) {
         let mut acc = [[_mm256_setzero_ps(); 2]; 6];
-        if accumulate {
-            for (i, row) in acc.iter_mut().enumerate() {
+        if c.accumulate {
+            for (i, acc) in acc.iter_mut().enumerate() {
                 // SAFETY: 16 values of row i of the tile.
-                *row = unsafe { [_mm256_loadu_ps(c.add(i * ldc)), _mm256_loadu_ps(c.add(i * ldc + 8))] };
+                *acc = unsafe { [_mm256_loadu_ps(c.c.add(i * c.ldc)), _mm256_loadu_ps(c.c.add(i * c.ldc + 8))] };
             }
         }
         for p in 0..k {
             // SAFETY: p < k: 16 values of B's strip.
             let (b0, b1) = unsafe { (_mm256_loadu_ps(b.add(p * 16)), _mm256_loadu_ps(b.add(p * 16 + 8))) };
-            for (i, row) in acc.iter_mut().enumerate() {
-                // SAFETY: p < k and i < 6.
-                let ai = _mm256_broadcast_ss(unsafe { &*a.add(p * 6 + i) });
-                row[0] = _mm256_fmadd_ps(ai, b0, row[0]);
-                row[1] = _mm256_fmadd_ps(ai, b1, row[1]);
+            for (i, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: i < 6 and p < k.
+                let ai = _mm256_broadcast_ss(unsafe { &*a.add(i * row + p * col) });
+                acc[0] = _mm256_fmadd_ps(ai, b0, acc[0]);
+                acc[1] = _mm256_fmadd_ps(ai, b1, acc[1]);
             }
         }
-        for (i, row) in acc.iter().enumerate() {
+        for (i, acc) in acc.iter().enumerate() {
             // SAFETY: 16 values of row i of the tile.
             unsafe {
-                _mm256_storeu_ps(c.add(i * ldc), row[0]);
-                _mm256_storeu_ps(c.add(i * ldc + 8), row[1]);
+                _mm256_storeu_ps(c.c.add(i * c.ldc), acc[0]);
+                _mm256_storeu_ps(c.c.add(i * c.ldc + 8), acc[1]);
             }
         }
     }

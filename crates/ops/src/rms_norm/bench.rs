@@ -2,7 +2,7 @@ use ops::rms_norm::{backward_input, cases, forward};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for &[t, d] in cases::SPEED {
         let (x, w, dy) = (random([t, d]), random([d]), random([t, d]));
         let bytes = 4 * (t * d) as u64;

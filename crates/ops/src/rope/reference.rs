@@ -19,11 +19,19 @@ pub fn forward(x: &[f64], width: usize, head_dim: usize, offset: usize, angle: &
 pub fn backward(dy: &[f64], width: usize, head_dim: usize, offset: usize, angle: &[f64], layout: Layout) -> Vec<f64> {
     let half = angle.len() * width / dy.len();
     let mut dx = dy.to_vec();
-    each_pair(dy.len(), width, head_dim, offset, half, layout, |token, pair, [first, second], [to_first, to_second]| {
-        let angle = angle[token * half + pair];
-        dx[first] = dy[to_first] * angle.cos() + dy[to_second] * angle.sin();
-        dx[second] = dy[to_second] * angle.cos() - dy[to_first] * angle.sin();
-    });
+    each_pair(
+        dy.len(),
+        width,
+        head_dim,
+        offset,
+        half,
+        layout,
+        |token, pair, [first, second], [to_first, to_second]| {
+            let angle = angle[token * half + pair];
+            dx[first] = dy[to_first] * angle.cos() + dy[to_second] * angle.sin();
+            dx[second] = dy[to_second] * angle.cos() - dy[to_first] * angle.sin();
+        },
+    );
     dx
 }
 

@@ -2,7 +2,7 @@ use ops::row_scale::{backward, cases, forward};
 
 use crate::harness::{Bench, random};
 
-pub fn bench(b: &mut Bench) {
+pub(crate) fn bench(b: &mut Bench) {
     for &[r, i] in cases::SPEED {
         let (x, w, dy) = (random([r, i]), random([r]), random([r, i]));
         let n = (r * i) as u64;

@@ -39,8 +39,7 @@ const REAL: &[(&str, &str)] = &[
 /// Writes `out/corpus` (registers for about `tokens` tokens, and the real text) and `out/tokenizer`.
 pub(super) fn make(out: &Path, seed: u64, tokens: u64) -> Result<()> {
     let corpus = Corpus::new(seed, Mix::default());
-    let real: Vec<Doc> =
-        REAL.iter().flat_map(|(name, text)| real_documents(name, text, REAL_DOCUMENT_BYTES)).collect();
+    let real: Vec<Doc> = REAL.iter().flat_map(|(name, text)| real_documents(name, text, REAL_DOCUMENT_BYTES)).collect();
 
     let texts = (0..TOKENIZER_DOCUMENTS).map(|i| corpus.doc(i)).chain(real.iter().cloned()).map(|doc| plain(&doc));
     let options = TrainOptions { vocab_size: VOCAB_SIZE, min_frequency: 2 };
@@ -92,6 +91,9 @@ fn write(file: &mut impl Write, doc: &Doc, template: &ChatTemplate) -> Result<us
 fn plain(doc: &Doc) -> String {
     match doc {
         Doc::Document { text } => text.clone(),
-        Doc::Dialogue { turns } => turns.iter().map(|(user, assistant)| format!("{user}\n{assistant}\n")).collect(),
+        Doc::Dialogue { turns } => {
+            let lines: Vec<&str> = turns.iter().flat_map(|(user, assistant)| [user.as_str(), assistant]).collect();
+            lines.join("\n")
+        }
     }
 }

@@ -27,9 +27,10 @@ pub(crate) fn run(args: &Quickstart, threads: usize) -> Result<ExitCode> {
     let out = &args.out;
     let mut run = if out.join("recipe.toml").exists() {
         let run = Run::resume(out, threads, &mut say)?;
-        match run.is_finished() {
-            true => eprintln!("{} holds a trained model; remove it, or choose another --out, to train anew", out.display()),
-            false => eprintln!("continuing the run in {} after step {}", out.display(), run.step),
+        if run.is_finished() {
+            eprintln!("{} holds a trained model; remove it, or choose another --out, to train anew", out.display());
+        } else {
+            eprintln!("continuing the run in {} after step {}", out.display(), run.step);
         }
         run
     } else {
