@@ -75,6 +75,12 @@ impl Ctx {
         self.threads.current_num_threads()
     }
 
+    /// Runs `work` on one of the compute threads. Operations that it calls then find themselves at home: without this,
+    /// each of them would hand its tasks over to another thread and sleep until they are done.
+    pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.threads.install(work)
+    }
+
     /// Runs `task(0)` to `task(n - 1)`, on all threads, in no particular order, and waits for them.
     pub fn for_each(&self, n: usize, task: impl Fn(usize) + Sync + Send) {
         if n == 1 || self.threads() == 1 {
