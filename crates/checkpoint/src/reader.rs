@@ -273,12 +273,6 @@ impl TensorSource for Reader {
         encoded.to_f32(&mut values);
         Ok(Storage::F32(Tensor::from_vec(values, dims)))
     }
-
-    fn load_f32(&self, name: &str, dims: &[usize], out: &mut [f32]) -> Result<()> {
-        assert_eq!(out.len(), dims.iter().product::<usize>(), "the place for `{name}` does not fit {dims:?}");
-        self.encoded(name, dims)?.to_f32(out);
-        Ok(())
-    }
 }
 
 /// The first tensor that `weight_map` places in `shard`.

@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Chat(Chat),
     /// Compute logits, hidden states and router choices of a text, for parity checks.
     Logits(Logits),
+    /// Time the training steps of a recipe on random tokens.
+    Bench(Bench),
     /// Count parameters, FLOPs and bytes of a model from its config alone.
     Inspect(Inspect),
 }
@@ -171,6 +173,18 @@ pub(crate) struct Logits {
     /// Also run the MTP layers.
     #[arg(long)]
     pub(crate) mtp: bool,
+}
+
+#[derive(Group)]
+pub(crate) struct Bench {
+    /// The recipe; only its model, rows and optimiser matter.
+    pub(crate) recipe: PathBuf,
+    /// A key of the recipe to change; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) sets: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Group)]

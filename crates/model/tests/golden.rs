@@ -3,18 +3,27 @@
 use model::{Batch, Gradients, IGNORE, Model, Recompute, Scales};
 use ops::adamw::{self, Hyper, Moments};
 use tensor::{Ctx, Tensor};
-use testkit::{Golden, goldens, max_abs, max_difference};
+use testkit::{goldens, max_abs, max_difference};
 
-/// The project's bar: 1e-5, scaled by the largest logit over 4. Two f32 implementations of one model differ by 4e-6 and
+/// The project's bar: 1e-5, scaled by the largest value over 4. Two f32 implementations of one model differ by 4e-6 and
 /// from f64 by 3e-6 to 6e-6 (`spec/model.md` 10).
 fn bar(want: &[f32]) -> f64 {
     1e-5 * (max_abs(want) / 4.0).max(1.0)
 }
 
-fn close(golden: &Golden, what: &str, got: &[f32], want: &[f32]) {
-    let (difference, bar) = (max_difference(got, want), bar(want));
-    assert!(difference <= bar, "{}: {what} differs by {difference:.2e}, the bar is {bar:.2e}", golden.name);
+/// How many bars a tensor may lie from the golden and from its evaluation in f64 (`testdata/exact`).
+struct Bars {
+    golden: f64,
+    exact: f64,
 }
+
+/// The main model holds the bar itself against the golden. The truth is further off, for the golden too (up to 2.2 bars):
+/// transformers and this engine round alike, and f64 does not.
+const MAIN: Bars = Bars { golden: 1.0, exact: 3.0 };
+
+/// An MTP layer amplifies the errors of the hidden states that it is given. The goldens lie up to 2.4 bars from f64, and the
+/// same model in torch's f32, with its hidden dimensions in another order, up to 3.5.
+const MTP: Bars = Bars { golden: 4.0, exact: 4.0 };
 
 #[test]
 fn logits_hidden_states_routing_and_mtp() {
@@ -25,27 +34,38 @@ fn logits_hidden_states_routing_and_mtp() {
         let trace = model.trace(&ctx, &ids, true);
         // Some folders hold the last rows only.
         let tail = |t: &Tensor, len: usize| t.data()[t.len() - len..].to_vec();
-        let check = |what: &str, got: &Tensor| {
+        let check = |what: &str, got: &Tensor, bars: &Bars| {
             let (want, _) = golden.floats(what).unwrap();
-            close(&golden, what, &tail(got, want.len()), &want);
+            let (got, exact) = (tail(got, want.len()), golden.exact(what));
+            let bar = bar(&want);
+            let [from_golden, from_exact] = [&want, &exact].map(|other| max_difference(&got, other) / bar);
+            let golden_from_exact = max_difference(&want, &exact) / bar;
+            println!(
+                "{} {what}, in bars: {from_golden:.2} from the golden, {from_exact:.2} from f64; the golden {golden_from_exact:.2}",
+                golden.name
+            );
+            assert!(from_golden <= bars.golden, "{}: {what} is {from_golden:.2} bars from the golden", golden.name);
+            assert!(from_exact <= bars.exact, "{}: {what} is {from_exact:.2} bars from f64", golden.name);
         };
-        check("logits", &trace.logits);
-        check("final_norm", &trace.final_norm);
+        check("logits", &trace.logits, &MAIN);
+        check("final_norm", &trace.final_norm, &MAIN);
         assert_eq!(golden.names("hidden.").len(), trace.hidden.len(), "{}: layers", golden.name);
         for (i, hidden) in trace.hidden.iter().enumerate() {
-            check(&format!("hidden.{i}"), hidden);
+            check(&format!("hidden.{i}"), hidden, &MAIN);
         }
         assert_eq!(golden.names("topk_idx.").len(), trace.routing.len(), "{}: mixture layers", golden.name);
         for (layer, idx, weights) in &trace.routing {
             let want = golden.ints(&format!("topk_idx.{layer}"));
             let idx: Vec<i32> = idx.iter().map(|&e| e as i32).collect();
             assert_eq!(idx[idx.len() - want.len()..], want, "{}: experts of layer {layer}", golden.name);
-            check(&format!("topk_w.{layer}"), weights);
+            let (want, _) = golden.floats(&format!("topk_w.{layer}")).unwrap();
+            let difference = max_difference(&tail(weights, want.len()), &want);
+            assert!(difference <= bar(&want), "{}: weights of layer {layer} differ by {difference:.2e}", golden.name);
         }
         assert_eq!(golden.names("mtp.").len(), 2 * trace.mtp.len(), "{}: MTP layers", golden.name);
         for (k, (hidden, logits)) in trace.mtp.iter().enumerate() {
-            check(&format!("mtp.{k}.hidden"), hidden);
-            check(&format!("mtp.{k}.logits"), logits);
+            check(&format!("mtp.{k}.hidden"), hidden, &MTP);
+            check(&format!("mtp.{k}.logits"), logits, &MTP);
         }
     }
 }
@@ -163,10 +183,22 @@ fn adamw_trajectories() {
         let settings = &golden.json["adamw"];
         let number = |key: &str| settings[key].as_f64().unwrap();
         let mut moments: Vec<Moments> = model.params.0.iter().map(|p| Moments::f32(p.value.shape().len())).collect();
-        for (step, want) in (1..).zip(settings["losses"].as_array().unwrap()) {
+        let steps = settings["losses"].as_array().unwrap().iter().zip(golden.exact_trajectory());
+        for (step, (want, (exact, sensitivity))) in (1..).zip(steps) {
             let (loss, _, _, grads) = gradients(&ctx, &model, &ids);
             let want = want.as_f64().unwrap();
-            assert!(relative(loss, want) <= 1e-4, "{}: loss of step {step} is {loss}, not {want}", golden.name);
+            // Where a gradient is nearly zero, AdamW moves its weight by a full learning rate in a direction that
+            // rounding chooses. The golden's own distance from f64 and that of f64 trajectories with weights moved by a
+            // last place are samples of what this does to the loss: at the last step under 1e-5 in half of the models,
+            // but 3e-3 in `fp8_odd` and 1e-2 in `dense3`. The gradients themselves are as near to f64 as torch's.
+            let tolerance = 1e-4 + sensitivity.max(relative(want, exact));
+            let [from_golden, from_exact] = [want, exact].map(|other| relative(loss, other));
+            let name = &golden.name;
+            println!(
+                "{name} step {step}: {from_golden:.1e} from the golden, {from_exact:.1e} from f64, {tolerance:.1e} allowed"
+            );
+            assert!(from_golden <= tolerance, "{name}: loss of step {step} is {loss}, not {want}");
+            assert!(from_exact <= tolerance, "{name}: loss of step {step} is {loss}, in f64 {exact}");
             let hyper = Hyper {
                 lr: number("lr"),
                 beta1: settings["betas"][0].as_f64().unwrap(),

@@ -15,12 +15,6 @@ pub trait TensorSource {
     /// # Errors
     /// When it is missing, has another shape, or cannot be read.
     fn load(&self, name: &str, dims: &[usize]) -> Result<Storage, Self::Error>;
-
-    /// Like `load`, into f32 values whatever the stored type, at `out`: one expert's part of a stacked weight.
-    ///
-    /// # Errors
-    /// As `load`.
-    fn load_f32(&self, name: &str, dims: &[usize], out: &mut [f32]) -> Result<(), Self::Error>;
 }
 
 /// A tensor on its way into a file.

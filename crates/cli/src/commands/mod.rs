@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod bench;
 mod chat;
 mod generate;
 mod init;
@@ -25,6 +26,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         Command::Generate(args) => generate::run(&Ctx::new(threads)?, &args),
         Command::Chat(args) => chat::run(&Ctx::new(threads)?, &args),
         Command::Logits(args) => logits::run(&Ctx::new(threads)?, &args),
+        Command::Bench(args) => bench::run(&args, threads),
         Command::Inspect(args) => inspect::run(&args),
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use config::Recipe;
+use tensor::Ctx;
 
 use super::corpus::VOCAB_SIZE;
 use crate::args::Quickstart;
@@ -13,7 +14,7 @@ const LEAST_TOKENS: u64 = 65_536;
 
 /// How many tokens this machine trains on in the time.
 pub(super) fn tokens(args: &Quickstart, threads: usize) -> Result<u64> {
-    let tokens_per_s = train::speed::tokens_per_s(&resolved(args, threads, LEAST_TOKENS)?)?;
+    let tokens_per_s = train::speed::tokens_per_s(&Ctx::new(threads)?, &resolved(args, threads, LEAST_TOKENS)?)?;
     Ok(((args.minutes * 60.0 * SHARE * tokens_per_s) as u64).max(LEAST_TOKENS))
 }
 
