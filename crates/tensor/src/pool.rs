@@ -42,12 +42,13 @@ impl Pool {
         Buffer { data, pool: Some(Arc::clone(this)) }
     }
 
-    /// Keeps `data`, unless the pool would then hold more than was ever in use at once: lengths that do not come back
-    /// (a prompt of another length) must not pile up.
+    /// Keeps `data`. A step needs buffers of many lengths that are not in use at once, so the pool may hold twice of what
+    /// ever was; beyond that it lets everything go, since lengths that do not come back (a prompt of another length) must
+    /// not pile up.
     fn give_back(&self, data: Vec<f32>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.live_len -= data.len();
-        if state.free_len + data.len() > state.peak_live_len {
+        if state.free_len + data.len() > 2 * state.peak_live_len {
             state.free.clear();
             state.free_len = 0;
         }

@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Quickstart, threads: usize) -> Result<ExitCode> {
         return Err(Usage(format!("--minutes is {}, but must be above 0", args.minutes)).into());
     }
     let out = &args.out;
-    let mut run = if out.join("recipe.toml").exists() {
+    let mut run = if out.join("recipe.toml").exists() && !out.join(PREPARING).exists() {
         let run = Run::resume(out, threads, &mut say)?;
         if run.is_finished() {
             eprintln!("{} holds a trained model; remove it, or choose another --out, to train anew", out.display());
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Quickstart, threads: usize) -> Result<ExitCode> {
 /// Makes corpus, tokenizer and recipe, and the run of them.
 fn prepare(args: &Quickstart, threads: usize) -> Result<Run> {
     let out = &args.out;
-    refuse_foreign(out)?;
+    claim(out)?;
     let begin = Instant::now();
     eprintln!("measuring this machine");
     let tokens = recipe::tokens(args, threads)?;
@@ -77,25 +77,29 @@ fn prepare(args: &Quickstart, threads: usize) -> Result<Run> {
     corpus::make(out, args.seed, tokens)?;
     let recipe = recipe::resolved(args, threads, tokens)?;
     let run = Run::create(recipe, &mut say).context("preparing the quickstart run")?;
+    fs_err::remove_file(out.join(PREPARING))?;
     eprintln!("prepared in {:.0} s", begin.elapsed().as_secs_f64());
     Ok(run)
 }
 
-/// A directory that holds something else is not written into.
-fn refuse_foreign(out: &Path) -> Result<()> {
-    if !out.exists() {
-        return Ok(());
+/// In a directory that this program is still filling.
+const PREPARING: &str = "quickstart.preparing";
+
+/// Makes the directory, empty but for the mark that it is ours. One that an interrupted preparation left is begun anew;
+/// one that holds anything else is not touched.
+fn claim(out: &Path) -> Result<()> {
+    if out.join(PREPARING).exists() {
+        fs_err::remove_dir_all(out)?;
     }
-    for entry in fs_err::read_dir(out)? {
-        let name = entry?.file_name();
-        // What an interrupted preparation leaves.
-        if !["corpus", "tokenizer", "checkpoints", "data"].iter().any(|ours| name == *ours) {
-            let name = name.to_string_lossy().into_owned();
-            let message = format!("{} holds {name}, which no quickstart made; choose another --out", out.display());
-            return Err(Usage(message).into());
-        }
+    if out.exists()
+        && let Some(entry) = fs_err::read_dir(out)?.next()
+    {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let message = format!("{} holds {name}, which no quickstart made; choose another --out", out.display());
+        return Err(Usage(message).into());
     }
-    fs_err::remove_dir_all(out)?;
+    fs_err::create_dir_all(out)?;
+    fs_err::write(out.join(PREPARING), "")?;
     Ok(())
 }
 
