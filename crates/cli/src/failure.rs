@@ -48,11 +48,28 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<Usage>() || cause.is::<config::RecipeError>() || cause.is::<config::presets::UnknownPreset>() {
         return Some(2);
     }
+    // Errors that pass another one on unchanged do not show it in the chain.
+    if let Some(error) = cause.downcast_ref::<train::Error>() {
+        return match error {
+            train::Error::Recipe(_) | train::Error::Vocabulary { .. } | train::Error::TrainTokenizer(_) => Some(2),
+            train::Error::StateSyntax { .. } | train::Error::State { .. } => Some(5),
+            train::Error::Checkpoint(error) => code_of(error),
+            train::Error::Data(error) => code_of(error),
+            train::Error::Io(error) => code_of(error),
+            _ => None,
+        };
+    }
     if let Some(error) = cause.downcast_ref::<checkpoint::Error>() {
-        return error.is_damage().then_some(5);
+        return match error {
+            checkpoint::Error::Io(error) => code_of(error),
+            error => error.is_damage().then_some(5),
+        };
     }
     if let Some(error) = cause.downcast_ref::<data::Error>() {
-        return error.is_damage().then_some(5);
+        return match error {
+            data::Error::Io(error) => code_of(error),
+            error => error.is_damage().then_some(5),
+        };
     }
     None
 }
@@ -65,6 +82,9 @@ mod tests {
     fn codes_are_found_behind_context() {
         let full = std::io::Error::from(ErrorKind::StorageFull);
         assert_eq!(code(&anyhow::Error::new(full).context("while saving")), 3);
+        let full = || std::io::Error::from(ErrorKind::StorageFull);
+        assert_eq!(code(&anyhow::Error::new(train::Error::Checkpoint(checkpoint::Error::Io(full())))), 3);
+        assert_eq!(code(&anyhow::Error::new(train::Error::Io(full()))), 3);
         assert_eq!(code(&anyhow::Error::new(Usage("x".into())).context("y")), 2);
         assert_eq!(code(&anyhow::anyhow!("something else")), 1);
     }

@@ -41,9 +41,8 @@ fn folder(steps: u64) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut rng = Rng::new(1, "test text", 0);
     let words = ["the", "sea", "is", "deep", "and", "cold", "light", "ends", "here", "fish"];
-    let text: String = (0..6000)
-        .map(|i| format!("{}{}", words[rng.below(10) as usize], if i % 9 == 8 { ".\n" } else { " " }))
-        .collect();
+    let ends = |i: usize| if i % 9 == 8 { ".\n" } else { " " };
+    let text: String = (0..6000).flat_map(|i| [words[rng.below(10) as usize], ends(i)]).collect();
     fs_err::write(dir.path().join("text.txt"), text).expect("the text is written");
     let recipe = format!(
         r#"
@@ -257,6 +256,8 @@ fn wrong_usage_says_what_to_change() {
     fail(&["pretrain", recipe, "--set", "train.total_tokens=many"], 2, &["train.total_tokens"]);
     fail(&["pretrain", recipe, "--set", "model.set.vocab_size=280"], 2, &["vocab_size", "280"]);
     fail(&["pretrain", recipe, "--set", "tokenizer.train_vocab_size=100"], 2, &["100"]);
+    // A recipe that failed leaves nothing in the way of its mended form.
+    succeed(&["pretrain", recipe]);
     succeed(&["pretrain", recipe, "--set", &format!("out={}", path("run"))]);
     fail(&["pretrain", recipe, "--set", &format!("out={}", path("run"))], 1, &["already holds a run", "hadal resume"]);
     drop(run);

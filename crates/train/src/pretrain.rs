@@ -67,7 +67,7 @@ impl Run {
         // Refused before a directory is made: contradictions between recipe and model.
         recipe.model_config()?;
         let dir = RunDir::create(&recipe)?;
-        Self::assemble(dir, recipe, false, say)
+        Self::assemble(dir.clone(), recipe, false, say).inspect_err(|_| dir.abandon())
     }
 
     /// An existing run, from its newest checkpoint, or from its beginning if it has none yet. `threads` other than 0 are
@@ -248,7 +248,7 @@ impl Run {
             let rows = rows?;
             let batch = &rows.batch;
             let batch = model::Batch { tokens: &batch.tokens, labels: &batch.labels, seq_len: batch.seq_len };
-            nats += ops::cross_entropy::sum(&self.model.losses(&self.ctx, batch));
+            nats += ops::cross_entropy::sum(&self.ctx.enter(|| self.model.losses(&self.ctx, batch)));
             scored += rows.batch.scored();
             bytes += rows.text_bytes;
         }

@@ -55,6 +55,15 @@ impl RunDir {
         Ok((dir, recipe))
     }
 
+    /// Takes back what [`RunDir::create`] and the preparation made, so that a recipe that failed can be mended and started
+    /// again. Token shards stay: they are checked before they are used.
+    pub(crate) fn abandon(&self) {
+        // The error that led here is the one to tell; what cannot be removed is refused by the next start.
+        let _ = fs_err::remove_dir_all(self.tokenizer());
+        let _ = fs_err::remove_dir(self.checkpoints());
+        let _ = fs_err::remove_file(self.recipe());
+    }
+
     /// The directory itself.
     pub fn root(&self) -> &Path {
         &self.root

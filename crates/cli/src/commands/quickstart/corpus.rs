@@ -15,7 +15,7 @@ const TOKENIZER_DOCUMENTS: u64 = 10_000;
 /// The longest piece of real text, in bytes: about two rows.
 const REAL_DOCUMENT_BYTES: usize = 600;
 /// Tokens in a byte of the registers' text, at the least: they are mostly digits and single letters.
-const TOKENS_PER_BYTE: f64 = 0.45;
+const TOKENS_PER_BYTE: f64 = 0.32;
 
 /// The project's own documents and source: real text.
 const REAL: &[(&str, &str)] = &[
