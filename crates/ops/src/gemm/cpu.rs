@@ -18,8 +18,8 @@ use super::pack::{Values, View, pack};
 
 /// Steps of the inner dimension per block: a B strip of 32 columns is then 32 KiB, and 14 rows of A are 14 KiB.
 const KC: usize = 256;
-/// Rows of A that a task walks again for each strip of B: 504 KiB at `KC`.
-const MC: usize = 36 * 14;
+/// Rows of A that a task walks again for each strip of B: 518 KiB at `KC`.
+const MC: usize = 37 * 14;
 /// The least columns for which it pays that another thread reads the same rows of A.
 const MIN_COLUMNS: usize = 64;
 
