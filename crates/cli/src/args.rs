@@ -6,7 +6,7 @@ use clap::{Args as Group, Parser, Subcommand};
 #[derive(Parser)]
 #[command(name = "hadal", version, max_term_width = 100)]
 pub(crate) struct Args {
-    /// Compute threads; 0 or nothing means HADAL_THREADS, or else all cores. Results do not depend on it.
+    /// Compute threads; 0 or nothing means the recipe's, or HADAL_THREADS, or else all cores. Results do not depend on it.
     #[arg(long, global = true, default_value_t = 0)]
     pub(crate) threads: usize,
     #[command(subcommand)]

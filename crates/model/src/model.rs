@@ -160,16 +160,15 @@ impl Model {
 
         // Losses and backward, from the last module to the first; `later` is what the module after it adds to dh.
         let mut later = None;
-        for (depth, (mtp, (saved, seqs))) in
-            (1..).zip(self.mtp.iter().zip(saved_mtp)).collect::<Vec<_>>().into_iter().rev()
-        {
+        while let Some((saved, seqs)) = saved_mtp.pop() {
+            let depth = saved_mtp.len() + 1;
             let labels = ahead(batch.labels, batch.seq_len, depth, batch.seq_len - depth);
             let h = hidden.pop().expect("one hidden state per module");
             let (loss, mut dh) = head::loss_backward(ctx, p, sink, self.head, &h, &labels, scales.mtp);
             outcome.mtp[depth - 1] = loss;
             add_first_rows(ctx, &mut dh, later, rows);
             let balance = Balance { cu_seqlens: &seqs.cu_seqlens, factor: scales.balance };
-            let (dprevious, balance) = mtp.backward(ctx, p, sink, dh, saved, &seqs, Some(balance));
+            let (dprevious, balance) = self.mtp[depth - 1].backward(ctx, p, sink, dh, saved, &seqs, Some(balance));
             outcome.balance += balance;
             later = Some(dprevious);
         }

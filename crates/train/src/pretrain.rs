@@ -8,7 +8,7 @@ use config::{Counts, Recipe};
 use data::{Loader, Validation};
 use engine::{Request, Sampling};
 use model::{Gradients, Model};
-use tensor::Ctx;
+use tensor::{Ctx, Rng};
 use tokenizer::Tokenizer;
 
 use crate::error::{Error, Result};
@@ -70,16 +70,14 @@ impl Run {
         Self::assemble(dir.clone(), recipe, false, say).inspect_err(|_| dir.abandon())
     }
 
-    /// An existing run, from its newest checkpoint, or from its beginning if it has none yet. `threads` other than 0 are
-    /// used instead of the recipe's: results do not depend on them.
+    /// An existing run, from its newest checkpoint, or from its beginning if it has none yet. `threads` gives the
+    /// number to use beside the recipe's: results do not depend on it.
     ///
     /// # Errors
     /// When there is no run, or a part of it is missing, damaged or contradictory.
-    pub fn resume(root: &Path, threads: usize, say: &mut dyn FnMut(String)) -> Result<Self> {
+    pub fn resume(root: &Path, threads: impl Fn(usize) -> usize, say: &mut dyn FnMut(String)) -> Result<Self> {
         let (dir, mut recipe) = RunDir::open(root)?;
-        if threads > 0 {
-            recipe.threads = threads;
-        }
+        recipe.threads = threads(recipe.threads);
         Self::assemble(dir, recipe, true, say)
     }
 
@@ -265,7 +263,7 @@ impl Run {
                 // Documents begin after an EOS in training (`data`): a sample begins the same way.
                 prompt: [vec![eos], self.tokenizer.encode_untrusted(prompt)].concat(),
                 sampling: Sampling { temperature: settings.temperature as f32, ..Sampling::default() },
-                seed: self.recipe.seed ^ self.step.rotate_left(20) ^ index,
+                seed: Rng::new(self.recipe.seed, "samples", self.step * settings.prompts.len() as u64 + index).bits(),
                 max_tokens: settings.max_tokens,
                 stop: vec![eos],
                 vocab_limit: self.tokenizer.vocab_size(),

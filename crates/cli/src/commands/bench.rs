@@ -5,13 +5,12 @@ use config::{Counts, Recipe};
 use serde_json::json;
 use tensor::Ctx;
 
+use super::Threads;
 use crate::args::Bench;
 
-pub(crate) fn run(args: &Bench, threads: usize) -> Result<ExitCode> {
+pub(crate) fn run(args: &Bench, threads: Threads) -> Result<ExitCode> {
     let mut recipe = Recipe::load(&args.recipe, &args.sets)?;
-    if threads > 0 {
-        recipe.threads = threads;
-    }
+    recipe.threads = threads.with(recipe.threads);
     let ctx = Ctx::new(recipe.threads)?;
     let tokens_per_s = train::speed::tokens_per_s(&ctx, &recipe)?;
     let flops = Counts::of(&recipe.model_config()?, recipe.data.seq_len as u32).flops_per_token;

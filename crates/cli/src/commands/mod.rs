@@ -17,24 +17,49 @@ use tensor::Ctx;
 use crate::args::{Args, Command};
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
-    let threads = threads(args.threads)?;
+    let threads = Threads::new(args.threads)?;
     match args.command {
-        Command::Quickstart(args) => quickstart::run(&args, threads),
+        Command::Quickstart(args) => quickstart::run(&args, threads.with(0)),
         Command::Init(args) => init::run(&args),
         Command::Pretrain(args) => pretrain::start(&args, threads),
         Command::Resume(args) => pretrain::resume(&args, threads),
-        Command::Generate(args) => generate::run(&Ctx::new(threads)?, &args),
-        Command::Chat(args) => chat::run(&Ctx::new(threads)?, &args),
-        Command::Logits(args) => logits::run(&Ctx::new(threads)?, &args),
+        Command::Generate(args) => generate::run(&Ctx::new(threads.with(0))?, &args),
+        Command::Chat(args) => chat::run(&Ctx::new(threads.with(0))?, &args),
+        Command::Logits(args) => logits::run(&Ctx::new(threads.with(0))?, &args),
         Command::Bench(args) => bench::run(&args, threads),
         Command::Inspect(args) => inspect::run(&args),
     }
 }
 
-/// The command line, then the environment, then 0 for all cores.
-fn threads(argument: usize) -> Result<usize> {
-    Ok(match argument {
-        0 => config::env::threads()?.map_or(0, std::num::NonZero::get),
-        n => n,
-    })
+/// How many compute threads to use: the command line's word, then the recipe's, then the environment's; 0 is all cores.
+#[derive(Clone, Copy)]
+pub(crate) struct Threads {
+    argument: usize,
+    environment: usize,
+}
+
+impl Threads {
+    fn new(argument: usize) -> Result<Self> {
+        let environment = config::env::threads()?.map_or(0, std::num::NonZero::get);
+        Ok(Self { argument, environment })
+    }
+
+    /// The number beside a recipe that says `recipe`.
+    pub(crate) fn with(self, recipe: usize) -> usize {
+        [self.argument, recipe, self.environment].into_iter().find(|&n| n > 0).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Threads;
+
+    #[test]
+    fn the_command_line_comes_first() {
+        let threads = |argument, recipe, environment| Threads { argument, environment }.with(recipe);
+        assert_eq!(threads(3, 2, 1), 3);
+        assert_eq!(threads(0, 2, 1), 2);
+        assert_eq!(threads(0, 0, 1), 1);
+        assert_eq!(threads(0, 0, 0), 0);
+    }
 }

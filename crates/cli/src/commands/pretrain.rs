@@ -15,20 +15,19 @@ use train::report::tensorboard::TensorBoard;
 use train::report::{Observer, Observers};
 use train::{End, Run};
 
+use super::Threads;
 use crate::args::{Pretrain, Resume};
 use crate::failure::INTERRUPTED;
 
-pub(crate) fn start(args: &Pretrain, threads: usize) -> Result<ExitCode> {
+pub(crate) fn start(args: &Pretrain, threads: Threads) -> Result<ExitCode> {
     let mut recipe = Recipe::load(&args.recipe, &args.sets)?;
-    if recipe.threads == 0 {
-        recipe.threads = threads;
-    }
+    recipe.threads = threads.with(recipe.threads);
     let run = Run::create(recipe, &mut say)?;
     train(run)
 }
 
-pub(crate) fn resume(args: &Resume, threads: usize) -> Result<ExitCode> {
-    let run = Run::resume(&args.run, threads, &mut say)?;
+pub(crate) fn resume(args: &Resume, threads: Threads) -> Result<ExitCode> {
+    let run = Run::resume(&args.run, |recipe| threads.with(recipe), &mut say)?;
     if run.is_finished() {
         eprintln!("{} is finished: {} steps, {} tokens", args.run.display(), run.step, run.tokens);
         return Ok(ExitCode::SUCCESS);

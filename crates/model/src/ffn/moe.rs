@@ -33,7 +33,6 @@ pub struct Moe {
 pub struct Saved {
     routing: router::Routing,
     plan: permute::Plan,
-    offsets: Arc<Vec<usize>>,
     gate_up: Tensor,   // [R, 2 I], sorted by expert; R = T K
     h: Option<Tensor>, // [R, I]
     shared: Option<dense::Saved>,
@@ -108,8 +107,7 @@ impl Moe {
             residual::add(ctx, &mut y, &shared);
             saved
         });
-        let offsets = Arc::new(plan.offsets.clone());
-        (y, Saved { routing, plan, offsets, gate_up, h: keep(again.swiglu, &h), shared })
+        (y, Saved { routing, plan, gate_up, h: keep(again.swiglu, &h), shared })
     }
 
     /// `dy` is `[T, D]`, `x` as in forward; the result is `dx [T, D]` and the balance loss, times its factor.
@@ -124,7 +122,8 @@ impl Moe {
         balance: Option<Balance<'_>>,
     ) -> (Tensor, f64) {
         // Computed again if forward did not keep it, and always: the weighted rows and the rows of x, cheap to make.
-        let Saved { routing, plan, offsets, gate_up, h, shared } = saved;
+        let Saved { routing, plan, gate_up, h, shared } = saved;
+        let offsets = Arc::new(plan.offsets.clone());
         let weights = plan.sort(ctx, &routing.weights);
         let h = h.unwrap_or_else(|| swiglu::forward(ctx, &gate_up));
         let weighted = row_scale::forward(ctx, &h, &weights);
@@ -164,6 +163,6 @@ impl Saved {
 
     /// How many rows each expert got, `[E]`.
     pub fn load(&self) -> impl Iterator<Item = u64> {
-        self.offsets.windows(2).map(|o| (o[1] - o[0]) as u64)
+        self.plan.offsets.windows(2).map(|o| (o[1] - o[0]) as u64)
     }
 }

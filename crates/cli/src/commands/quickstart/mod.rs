@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Quickstart, threads: usize) -> Result<ExitCode> {
     }
     let out = &args.out;
     let mut run = if out.join("recipe.toml").exists() && !out.join(PREPARING).exists() {
-        let run = Run::resume(out, threads, &mut say)?;
+        let run = Run::resume(out, |_| threads, &mut say)?;
         if run.is_finished() {
             eprintln!("{} holds a trained model; remove it, or choose another --out, to train anew", out.display());
         } else {
