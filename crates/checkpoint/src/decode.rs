@@ -1,4 +1,3 @@
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::dtype::Dtype;
@@ -50,29 +49,6 @@ impl<'a> Encoded<'a> {
                 for (i, (codes, out)) in codes.chunks(*cols).zip(out.chunks_mut(*cols)).enumerate() {
                     fp8::dequantise_row(i, codes, scales, out);
                 }
-            }
-        }
-    }
-
-    /// Decodes all elements to bf16, rounding to nearest, ties to even. `None` for the types that lose something by it
-    /// without having asked for bf16: f32, and f16 with its longer mantissa.
-    pub(crate) fn to_bf16(&self) -> Option<Vec<bf16>> {
-        match self {
-            Self::F32(_) | Self::F16(_) => None,
-            Self::Bf16(bytes) => {
-                let mut out = vec![bf16::ZERO; bytes.len() / 2];
-                bf16::decode(bytes, &mut out);
-                Some(out)
-            }
-            Self::Blocks { codes, cols, scales } => {
-                let mut out = vec![bf16::ZERO; codes.len()];
-                let mut row = vec![0.0; *cols];
-                let rows = codes.chunks((*cols).max(1)).zip(out.chunks_mut((*cols).max(1)));
-                for (i, (codes, out)) in rows.enumerate() {
-                    fp8::dequantise_row(i, codes, scales, &mut row);
-                    out.convert_from_f32_slice(&row);
-                }
-                Some(out)
             }
         }
     }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tensor::Mmap;
 
@@ -11,7 +12,7 @@ use crate::header::{self, Entry, LENGTH_BYTES, MAX_HEADER_BYTES};
 #[derive(Debug)]
 pub(crate) struct MappedFile {
     pub(crate) path: PathBuf,
-    map: Mmap,
+    pub(crate) map: Arc<Mmap>,
 }
 
 impl MappedFile {
@@ -35,7 +36,7 @@ impl MappedFile {
         let mut json = vec![0; length as usize];
         file.read_exact(&mut json)?;
         let entries = header::parse(path, &json, file_len)?;
-        Ok((Self { path: path.into(), map }, entries))
+        Ok((Self { path: path.into(), map: Arc::new(map) }, entries))
     }
 
     pub(crate) fn bytes(&self, entry: &Entry) -> &[u8] {

@@ -25,6 +25,5 @@ pub use atomic::{clean_leftovers, write_dir_atomically, write_file_atomically};
 pub use dtype::Dtype;
 pub use element::{Element, Values};
 pub use error::{Error, Result};
-pub use fp8::BLOCK;
 pub use reader::{Load, Raw, Reader, TensorInfo};
 pub use write::{NamedValues, Precision, WriteOptions, write_file, write_model};

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tensor::{Dims, Storage, Tensor, TensorSource};
+use tensor::{Codes, Matrix, Mmap, Slab, Storage, Tensor, TensorSource};
 
 use crate::decode::Encoded;
 use crate::dtype::Dtype;
@@ -29,8 +29,8 @@ pub struct Reader {
 pub enum Load {
     /// f32 in memory, whatever the stored type; exact.
     F32,
-    /// As stored where there is a storage of that type: f32 stays f32, bf16 stays bf16 at half the memory. FP8 is
-    /// decoded and rounded to bf16, f16 is widened to f32.
+    /// Matrices as they are stored (f32, bf16, block-FP8), where they lie: nothing is read before it is used, and only
+    /// scales, and what lies at an address that this machine cannot read, is copied. Everything else in f32.
     AsStored,
 }
 
@@ -242,6 +242,20 @@ impl Reader {
         Ok(scales)
     }
 
+    /// The numbers of the matrix `name` where they lie. `None` for types that no kernel reads.
+    fn in_place(&self, name: &str, encoded: &Encoded<'_>) -> Result<Option<Codes>> {
+        let Stored { file, entry } = self.stored(name)?;
+        let map = &self.files[*file].map;
+        Ok(match encoded {
+            Encoded::F32(bytes) => Some(Codes::F32(slab(map, entry, bytes))),
+            Encoded::Bf16(bytes) => Some(Codes::Bf16(slab(map, entry, bytes))),
+            Encoded::F16(_) => None,
+            Encoded::Blocks { codes, scales, .. } => {
+                Some(Codes::Fp8 { codes: slab(map, entry, codes), scales: Slab::from_vec(scales.clone()) })
+            }
+        })
+    }
+
     /// Up to three names that `name` may be a misspelling of.
     fn close_names(&self, name: &str) -> Vec<String> {
         let mut close: Vec<_> = self
@@ -264,15 +278,24 @@ impl TensorSource for Reader {
 
     fn load(&self, name: &str, dims: &[usize]) -> Result<Storage> {
         let encoded = self.encoded(name, dims)?;
-        if self.load == Load::AsStored
-            && let Some(values) = encoded.to_bf16()
+        if let (Load::AsStored, &[rows, cols]) = (self.load, dims)
+            && let Some(codes) = self.in_place(name, &encoded)?
         {
-            return Ok(Storage::Bf16(Arc::new(values), Dims::from(dims)));
+            return Ok(Storage::matrix(Matrix::new(rows, cols, codes)));
         }
         let mut values = vec![0.0; dims.iter().product()];
         encoded.to_f32(&mut values);
         Ok(Storage::F32(Tensor::from_vec(values, dims)))
     }
+}
+
+/// The numbers of a tensor where they lie, or, where this machine cannot read them there, a copy.
+fn slab<T: Element + bytemuck::Pod>(map: &Arc<Mmap>, entry: &Entry, bytes: &[u8]) -> Slab<T> {
+    Slab::mapped(map, entry.bytes.clone()).unwrap_or_else(|| {
+        let mut values = vec![T::default(); bytes.len() / size_of::<T>()];
+        T::decode(bytes, &mut values);
+        Slab::from_vec(values)
+    })
 }
 
 /// The first tensor that `weight_map` places in `shard`.

@@ -57,7 +57,7 @@ impl Sequence {
         }
         check(model, &request.prompt, 0)?;
         let mut cache = model.new_cache();
-        let logits = ctx.enter(|| model.prefill(ctx, &request.prompt, &mut cache));
+        let logits = model.prefill(ctx, &request.prompt, &mut cache);
         let history = History::new(&request.prompt);
         let rng = Rng::new(request.seed, "sampling", 0);
         let finish = (request.max_tokens == 0).then_some(Finish::Length);
@@ -74,7 +74,7 @@ impl Sequence {
         }
         check(model, tokens, self.cache.len())?;
         let cache = &mut self.cache;
-        let logits = ctx.enter(|| model.decode(ctx, &[tokens], &mut [cache]));
+        let logits = model.decode(ctx, &[tokens], &mut [cache]);
         self.logits.copy_from_slice(logits.data());
         self.history.prompt(tokens);
         self.generated = 0;
@@ -146,7 +146,7 @@ pub fn advance(ctx: &Ctx, model: &Model, tokens: &[u32], sequences: &mut [&mut S
         return;
     }
     let mut caches: Vec<&mut Cache> = running.iter_mut().map(|s| &mut s.cache).collect();
-    let logits: Tensor = ctx.enter(|| model.decode(ctx, &news, &mut caches));
+    let logits: Tensor = model.decode(ctx, &news, &mut caches);
     for (i, sequence) in running.into_iter().enumerate() {
         sequence.logits.copy_from_slice(logits.row(i));
     }

@@ -1,9 +1,7 @@
 //! Where weights come from: a random start, or a checkpoint.
 
-use std::sync::Arc;
-
 use config::ModelConfig;
-use tensor::{Dims, Rng, Storage, Tensor, TensorSource};
+use tensor::{Dims, Matrix, Rng, Storage, Stored, Tensor, TensorSource};
 
 use crate::block::Block;
 use crate::linear::Norm;
@@ -39,8 +37,8 @@ impl Model {
     pub fn load<S: TensorSource>(config: &ModelConfig, source: &S) -> Result<Self, S::Error> {
         let has = |k: usize| source.contains(&names::layer(config.num_hidden_layers + k, "eh_proj.weight"));
         let depth = if has(0) { config.num_nextn_predict_layers } else { 0 };
-        Self::build(config, depth, &mut |_, parts: &[Part], dims, kind| match parts {
-            [part] => Ok(settle(source.load(&part.name, &part.dims)?, kind)),
+        Self::build(config, depth, &mut |_, parts: &[Part], dims, _| match parts {
+            [part] => source.load(&part.name, &part.dims),
             parts => join(parts.iter().map(|part| source.load(&part.name, &part.dims)), dims),
         })
     }
@@ -65,34 +63,19 @@ impl Model {
     }
 }
 
-/// One-dimensional weights are few and used in f32: gains, biases and the routing bias, which must be (`spec` 6.3).
-fn settle(value: Storage, kind: Kind) -> Storage {
-    if kind == Kind::Matrix {
-        return value;
-    }
-    let dims = value.shape();
-    let mut values = vec![0.0; dims.len()];
-    value.read_f32(0, &mut values);
-    Storage::F32(Tensor::from_vec(values, dims))
-}
 
-/// Several tensors, one after the other. They stay bf16 if all are.
+/// Several matrices, one below the other: where they lie if all are as they are stored, or else in one f32 tensor.
 fn join<E>(parts: impl Iterator<Item = Result<Storage, E>>, dims: Dims) -> Result<Storage, E> {
-    let (mut wide, mut narrow) = (Vec::new(), Vec::new());
-    for part in parts {
-        match part? {
-            Storage::Bf16(values, _) if wide.is_empty() => {
-                narrow.reserve_exact(if narrow.is_empty() { dims.len() } else { 0 });
-                narrow.extend_from_slice(&values);
-            }
-            part => {
-                wide.reserve_exact(dims.len() - wide.len());
-                wide.extend(narrow.drain(..).map(tensor::bf16::to_f32));
-                let start = wide.len();
-                wide.resize(start + part.shape().len(), 0.0);
-                part.read_f32(0, &mut wide[start..]);
-            }
-        }
-    }
-    Ok(if wide.is_empty() { Storage::Bf16(Arc::new(narrow), dims) } else { Storage::F32(Tensor::from_vec(wide, dims)) })
+    let parts = parts.collect::<Result<Vec<_>, E>>()?;
+    let stored: Option<Vec<Matrix>> = parts
+        .iter()
+        .map(|part| match part {
+            Storage::F32(_) => None,
+            Storage::Stored(stored) => Some(stored.matrices()[0].clone()),
+        })
+        .collect();
+    Ok(match stored {
+        Some(matrices) => Storage::Stored(Stored::new(matrices, dims)),
+        None => Storage::F32(Tensor::from_vec(parts.iter().flat_map(Storage::to_f32).collect(), dims)),
+    })
 }

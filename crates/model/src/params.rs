@@ -94,10 +94,7 @@ impl Param {
             NamedTensor {
                 name: part.name.clone(),
                 dims: part.dims.clone(),
-                data: match values {
-                    Storage::F32(t) => Slice::F32(&t.data()[range]),
-                    Storage::Bf16(v, _) => Slice::Bf16(&v[range]),
-                },
+                data: Slice::F32(&values.f32().data()[range]),
                 keep_f32: self.kind == Kind::RoutingBias,
             }
         })

@@ -26,7 +26,7 @@ macro_rules! simd {
                 }
                 match isa.level() {
                     // SAFETY: an `Isa` of this level exists only on a processor that has these features.
-                    tensor::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    tensor::Level::Avx512Bf16 | tensor::Level::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     tensor::Level::Avx2 => return unsafe { avx2($($arg),*) },
                     tensor::Level::Portable => {}

@@ -1,9 +1,8 @@
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use crate::pool::Pool;
 use crate::tensor::{Dims, Tensor};
+use crate::threads::Threads;
 
 /// Where and how operations run: threads, instruction set and buffers. Passed first to every operation, never looked up.
 ///
@@ -11,7 +10,7 @@ use crate::tensor::{Dims, Tensor};
 /// same whoever runs them.
 #[derive(Clone)]
 pub struct Ctx {
-    threads: Arc<rayon::ThreadPool>,
+    threads: Arc<Threads>,
     buffers: Arc<Pool>,
     /// The widest instruction set that kernels may use.
     pub isa: Isa,
@@ -31,6 +30,8 @@ pub enum Level {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// The same with VBMI, VNNI and BF16: products of bf16 pairs, and tables in registers.
+    Avx512Bf16,
 }
 
 /// Why a context could not be made.
@@ -41,8 +42,8 @@ pub enum CtxError {
     Threads {
         /// How many were asked for.
         threads: usize,
-        /// What the thread pool said.
-        source: rayon::ThreadPoolBuildError,
+        /// What it said.
+        source: std::io::Error,
     },
 }
 
@@ -56,12 +57,8 @@ impl Ctx {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             n => n,
         };
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|i| format!("hadal-{i}"))
-            .build()
-            .map_err(|source| CtxError::Threads { threads, source })?;
-        Ok(Self { threads: Arc::new(pool), buffers: Arc::default(), isa: Isa::detect() })
+        let crew = Threads::new(threads).map_err(|source| CtxError::Threads { threads, source })?;
+        Ok(Self { threads: Arc::new(crew), buffers: Arc::default(), isa: Isa::detect() })
     }
 
     /// The same context restricted to kernels of at most `level`; for comparing kernels with one another.
@@ -72,34 +69,23 @@ impl Ctx {
 
     /// The number of compute threads.
     pub fn threads(&self) -> usize {
-        self.threads.current_num_threads()
+        self.threads.len()
     }
 
-    /// Runs `work` on one of the compute threads. Operations that it calls then find themselves at home: without this,
-    /// each of them would hand its tasks over to another thread and sleep until they are done.
-    pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.threads.install(work)
-    }
-
-    /// Runs `task(0)` to `task(n - 1)`, on all threads, in no particular order, and waits for them.
+    /// Runs `task(0)` to `task(n - 1)`, on all threads, in no particular order, and waits for them. The calling thread is
+    /// one of them. Within a task it runs where it is, on one thread.
     pub fn for_each(&self, n: usize, task: impl Fn(usize) + Sync + Send) {
-        if n == 1 || self.threads() == 1 {
-            // One thread needs no hand-over; `install` would still cost a wake-up for each operation.
-            (0..n).for_each(task);
-        } else {
-            self.threads.install(|| (0..n).into_par_iter().with_max_len(1).for_each(task));
-        }
+        self.threads.run(n, &task);
     }
 
     /// Cuts `out` into chunks of `chunk` elements (the last may be shorter) and runs `task(i, chunk_i)` for each.
     pub fn for_each_chunk<T: Send>(&self, out: &mut [T], chunk: usize, task: impl Fn(usize, &mut [T]) + Sync + Send) {
-        if out.len() <= chunk || self.threads() == 1 {
-            out.chunks_mut(chunk).enumerate().for_each(|(i, c)| task(i, c));
-        } else {
-            self.threads.install(|| {
-                out.par_chunks_mut(chunk).with_max_len(1).enumerate().for_each(|(i, c)| task(i, c));
-            });
-        }
+        assert!(chunk > 0, "a chunk has at least one element");
+        let chunks = Chunks { first: out.as_mut_ptr(), len: out.len(), chunk };
+        self.for_each(out.len().div_ceil(chunk), |i| {
+            // SAFETY: `for_each` runs each `i` once, and `out` is borrowed until it returns.
+            task(i, unsafe { chunks.get(i) });
+        });
     }
 
     /// A tensor whose every element the caller is about to write. Its content is unspecified; with debug assertions it
@@ -117,6 +103,30 @@ impl Ctx {
     }
 }
 
+/// A slice that is dealt out in chunks.
+struct Chunks<T> {
+    first: *mut T,
+    len: usize,
+    chunk: usize,
+}
+
+// SAFETY: threads get different chunks (`get`), each of which is a `&mut [T]` that may be sent to them.
+unsafe impl<T: Send> Sync for Chunks<T> {}
+
+impl<T> Chunks<T> {
+    /// Chunk `i`.
+    ///
+    /// # Safety
+    /// The slice must be borrowed mutably for as long as the result lives, and nobody may ask for a chunk twice.
+    #[expect(clippy::mut_from_ref, reason = "that nobody asks for a chunk twice is the caller's promise")]
+    unsafe fn get(&self, i: usize) -> &mut [T] {
+        let start = i * self.chunk;
+        let len = self.chunk.min(self.len - start);
+        // SAFETY: inside the slice, and chunks of different numbers do not overlap.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(start), len) }
+    }
+}
+
 impl Isa {
     /// The best set that this processor has.
     pub fn detect() -> Self {
@@ -127,8 +137,11 @@ impl Isa {
                 && std::is_x86_feature_detected!("avx512bw")
                 && std::is_x86_feature_detected!("avx512dq")
                 && std::is_x86_feature_detected!("avx512vl");
+            let bf16 = std::is_x86_feature_detected!("avx512vbmi")
+                && std::is_x86_feature_detected!("avx512vnni")
+                && std::is_x86_feature_detected!("avx512bf16");
             if avx2 && avx512 {
-                return Self(Level::Avx512);
+                return Self(if bf16 { Level::Avx512Bf16 } else { Level::Avx512 });
             }
             if avx2 {
                 return Self(Level::Avx2);

@@ -2,16 +2,23 @@
 //!
 //! Absent on purpose: any operation. A tensor here is a shape and a buffer; `ops` gives it meaning.
 
+#![allow(unsafe_code, reason = "threads share jobs and slices, and a file is mapped")]
+
 mod ctx;
 mod mmap;
 mod pool;
 mod rng;
+mod slab;
+mod storage;
 mod store;
 mod tensor;
+mod threads;
 
 pub use ctx::{Ctx, CtxError, Isa, Level};
 pub use half::bf16;
 pub use mmap::Mmap;
 pub use rng::Rng;
+pub use slab::Slab;
+pub use storage::{BLOCK, Codes, CodesRef, E4M3, Matrix, MatrixRef, Storage, Stored};
 pub use store::{NamedTensor, Slice, TensorSource};
-pub use tensor::{Dims, Storage, Tensor};
+pub use tensor::{Dims, Tensor};

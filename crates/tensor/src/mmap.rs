@@ -16,7 +16,6 @@ impl Mmap {
     ///
     /// # Errors
     /// When the operating system refuses: the file is not an ordinary one, or the address space is used up.
-    #[expect(unsafe_code, reason = "the operating system cannot promise that a mapped file stays as it is")]
     pub fn map(file: &File) -> io::Result<Self> {
         // SAFETY: the mapping is private to this value, read-only, and lent out only as slices that borrow from it, so
         // no slice outlives it or is written through it. What the operating system leaves open is another process

@@ -1,6 +1,6 @@
 use half::bf16;
 
-use crate::tensor::Storage;
+use crate::storage::Storage;
 
 /// Tensors by name: what a model is loaded from. `checkpoint` implements it over files; a model knows only this.
 pub trait TensorSource {
@@ -10,7 +10,8 @@ pub trait TensorSource {
     /// Whether there is a tensor of this name.
     fn contains(&self, name: &str) -> bool;
 
-    /// The tensor `name`, which must have exactly the shape `dims`; quantised values are decoded.
+    /// The tensor `name`, which must have exactly the shape `dims`. What has one dimension comes in f32; a matrix may come
+    /// as it is stored, and is then one matrix.
     ///
     /// # Errors
     /// When it is missing, has another shape, or cannot be read.

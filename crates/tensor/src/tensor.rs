@@ -1,9 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use half::bf16;
-use half::slice::HalfFloatSliceExt;
-
 use crate::pool::Buffer;
 
 /// An f32 tensor in row-major order.
@@ -21,15 +18,6 @@ pub struct Tensor {
 pub struct Dims {
     sizes: [usize; 4],
     rank: usize,
-}
-
-/// A weight at rest: the values of a tensor, in f32 or in bf16. Arithmetic is in f32 either way.
-#[derive(Clone, Debug)]
-pub enum Storage {
-    /// f32 values.
-    F32(Tensor),
-    /// bf16 values, row-major.
-    Bf16(Arc<Vec<bf16>>, Dims),
 }
 
 impl Tensor {
@@ -157,74 +145,9 @@ impl From<&[usize]> for Dims {
     }
 }
 
-impl Storage {
-    /// The shape.
-    pub fn shape(&self) -> Dims {
-        match self {
-            Self::F32(t) => t.shape(),
-            Self::Bf16(_, dims) => *dims,
-        }
-    }
-
-    /// The sizes of a weight of rank `N`.
-    #[track_caller]
-    pub fn dims<const N: usize>(&self) -> [usize; N] {
-        self.shape().array()
-    }
-
-    /// The bytes it occupies.
-    pub fn size_bytes(&self) -> u64 {
-        match self {
-            Self::F32(t) => 4 * t.len() as u64,
-            Self::Bf16(values, _) => 2 * values.len() as u64,
-        }
-    }
-
-    /// The f32 tensor.
-    ///
-    /// # Panics
-    /// When the values are bf16: training and its optimiser hold f32 weights, and reach this only with them.
-    #[track_caller]
-    pub fn f32(&self) -> &Tensor {
-        match self {
-            Self::F32(t) => t,
-            Self::Bf16(..) => panic!("expected an f32 weight, found bf16"),
-        }
-    }
-
-    /// The f32 tensor, for writing.
-    ///
-    /// # Panics
-    /// As [`Storage::f32`].
-    #[track_caller]
-    pub fn f32_mut(&mut self) -> &mut Tensor {
-        match self {
-            Self::F32(t) => t,
-            Self::Bf16(..) => panic!("expected an f32 weight, found bf16"),
-        }
-    }
-
-    /// Copies the elements from `start` on into `out`, as f32.
-    pub fn read_f32(&self, start: usize, out: &mut [f32]) {
-        match self {
-            Self::F32(t) => out.copy_from_slice(&t.data()[start..start + out.len()]),
-            Self::Bf16(values, _) => values[start..start + out.len()].convert_to_f32_slice(out),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bf16_reads_back_as_f32() {
-        let values: Vec<bf16> = [1.0, -2.5, 0.15625].iter().map(|&x| bf16::from_f32(x)).collect();
-        let w = Storage::Bf16(Arc::new(values), Dims::from([3]));
-        let mut out = [0.0; 2];
-        w.read_f32(1, &mut out);
-        assert_eq!(out, [-2.5, 0.15625]);
-    }
 
     #[test]
     #[should_panic(expected = "never written")]

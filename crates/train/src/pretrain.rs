@@ -246,7 +246,7 @@ impl Run {
             let rows = rows?;
             let batch = &rows.batch;
             let batch = model::Batch { tokens: &batch.tokens, labels: &batch.labels, seq_len: batch.seq_len };
-            nats += ops::cross_entropy::sum(&self.ctx.enter(|| self.model.losses(&self.ctx, batch)));
+            nats += ops::cross_entropy::sum(&self.model.losses(&self.ctx, batch));
             scored += rows.batch.scored();
             bytes += rows.text_bytes;
         }

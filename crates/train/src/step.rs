@@ -71,13 +71,11 @@ pub fn forward_backward(
         swiglu: recipe.recompute.swiglu,
     };
     let mut sum = Outcome::default();
-    ctx.enter(|| {
-        grads.clear(ctx);
-        for part in batch.micro_batches(recipe.train.micro_batch) {
-            let rows = model::Batch { tokens: &part.tokens, labels: &part.labels, seq_len: part.seq_len };
-            sum.add(model.forward_backward(ctx, rows, scales, again, grads));
-        }
-    });
+    grads.clear(ctx);
+    for part in batch.micro_batches(recipe.train.micro_batch) {
+        let rows = model::Batch { tokens: &part.tokens, labels: &part.labels, seq_len: part.seq_len };
+        sum.add(model.forward_backward(ctx, rows, scales, again, grads));
+    }
 
     let main_loss = sum.main / targets;
     let mtp_loss = (depth > 0).then(|| sum.mtp.iter().sum::<f64>() / (depth as f64 * targets));
@@ -86,7 +84,7 @@ pub fn forward_backward(
         main_loss,
         mtp_loss,
         balance_loss: sum.balance,
-        grad_norm: ctx.enter(|| grad_norm(ctx, &model.params, grads)),
+        grad_norm: grad_norm(ctx, &model.params, grads),
         expert_load: sum.expert_load,
     }
 }
@@ -101,7 +99,7 @@ pub fn update(
     now: Scheduled,
     measured: &Measured,
 ) {
-    ctx.enter(|| optimizer.step(ctx, &mut model.params, grads, &recipe.optim, now.lr, measured.grad_norm));
+    optimizer.step(ctx, &mut model.params, grads, &recipe.optim, now.lr, measured.grad_norm);
     for (id, load) in model.routing_biases().into_iter().zip(&measured.expert_load) {
         let Some(id) = id else { continue };
         let bias = model.params.0[id.0].value.f32_mut().data_mut();

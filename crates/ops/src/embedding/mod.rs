@@ -16,7 +16,7 @@ pub fn forward(ctx: &Ctx, ids: &[u32], w: &Storage) -> Tensor {
     let mut x = ctx.empty([ids.len(), d]);
     ctx.for_each_chunk(x.data_mut(), ROWS * d, |task, x| {
         for (x, &id) in x.chunks_exact_mut(d).zip(&ids[task * ROWS..]) {
-            w.read_f32(id as usize * d, x);
+            w.read_row(id as usize, x);
         }
     });
     x

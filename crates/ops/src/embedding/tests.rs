@@ -49,7 +49,7 @@ fn backward_adds_to_what_is_there() {
 fn bf16_rows_come_back_as_their_f32_values() {
     let ctx = Ctx::new(1).unwrap();
     let w: Vec<bf16> = [0.5, -1.0, 2.25, 3.0].iter().map(|&x| bf16::from_f32(x)).collect();
-    let w = Storage::Bf16(Arc::new(w), Dims::from([2, 2]));
+    let w = Storage::bf16(w, [2, 2]);
     assert_eq!(forward(&ctx, &[1, 0], &w).data(), [2.25, 3.0, 0.5, -1.0]);
 }
 

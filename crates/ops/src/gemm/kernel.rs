@@ -49,7 +49,7 @@ impl Kernel {
     pub(super) fn new(isa: Isa) -> Self {
         match isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => Self { mr: 14, nr: 32, run: x86::avx512 },
+            Level::Avx512 | Level::Avx512Bf16 => Self { mr: 14, nr: 32, run: x86::avx512 },
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => Self { mr: 6, nr: 16, run: x86::avx2 },
             _ => Self { mr: 4, nr: 16, run: portable },

@@ -9,7 +9,7 @@ pub mod reference;
 mod tests;
 
 use cpu::{Output, Product};
-use pack::{Values, View};
+use pack::View;
 use tensor::{Ctx, Storage, Tensor};
 
 /// `y = x Wᵀ`: `x` is `[T, K]`, `w` is `[N, K]`, the result `[T, N]`. Fprop of a linear layer.
@@ -70,19 +70,26 @@ fn grouped(ctx: &Ctx, x: &Tensor, offsets: &[usize], w: &Storage, n: usize, k: u
         .windows(2)
         .enumerate()
         .filter(|(_, o)| o[1] > o[0])
-        .map(|(e, o)| {
-            let weight = View { data: values(w), offset: e * n * k, row_stride: k, col_stride: 1 };
-            Product {
-                m: o[1] - o[0],
-                n: outer,
-                k: inner,
-                a: View::rows(x.data(), inner).at(o[0], 0),
-                b: if side == Side::Forward { weight.transposed() } else { weight },
-                c: Output { c: c.wrapping_add(o[0] * outer), ldc: outer, accumulate: false },
-            }
+        .flat_map(|(e, o)| {
+            let mut column = 0;
+            w.group(e).map(move |matrix| {
+                let first = column;
+                column += matrix.rows;
+                assert!(side == Side::Forward || matrix.rows == n, "gemm: dx = dy W needs W in one piece");
+                let weight = View::of(matrix);
+                Product {
+                    m: o[1] - o[0],
+                    n: if side == Side::Forward { matrix.rows } else { outer },
+                    k: inner,
+                    a: View::rows(x.data(), inner).at(o[0], 0),
+                    b: if side == Side::Forward { weight.transposed() } else { weight },
+                    c: Output { c: c.wrapping_add(o[0] * outer + first), ldc: outer, accumulate: false },
+                }
+            })
         })
         .collect();
-    // SAFETY: the groups are disjoint ranges of the rows of `y` (`check_offsets`), which this function owns.
+    // SAFETY: the groups are disjoint ranges of the rows of `y` (`check_offsets`), the matrices of a group disjoint ranges
+    // of its columns, and this function owns `y`.
     unsafe { cpu::run(ctx, &products) };
     y
 }
@@ -115,11 +122,4 @@ fn check_offsets(offsets: &[usize], rows: usize, groups: usize) {
         offsets.len() == groups + 1 && offsets[0] == 0 && offsets[groups] == rows && offsets.is_sorted(),
         "gemm: offsets do not cut {rows} rows into {groups} groups"
     );
-}
-
-fn values(w: &Storage) -> Values<'_> {
-    match w {
-        Storage::F32(t) => Values::F32(t.data()),
-        Storage::Bf16(v, _) => Values::Bf16(v),
-    }
 }

@@ -1,6 +1,6 @@
 //! Packing: operands are copied into strips that a micro-kernel reads front to back.
 
-use tensor::bf16;
+use tensor::{CodesRef, MatrixRef, bf16};
 
 use crate::simd::simd;
 
@@ -26,6 +26,16 @@ impl<'a> View<'a> {
         Self { data: Values::F32(data), offset: 0, row_stride: width, col_stride: 1 }
     }
 
+    /// A weight, `[rows, cols]`.
+    pub(crate) fn of(matrix: MatrixRef<'a>) -> Self {
+        let data = match matrix.codes {
+            CodesRef::F32(values) => Values::F32(values),
+            CodesRef::Bf16(values) => Values::Bf16(values),
+            CodesRef::Fp8 { .. } => panic!("gemm: no kernel for FP8"),
+        };
+        Self { data, offset: 0, row_stride: matrix.cols, col_stride: 1 }
+    }
+
     pub(crate) fn transposed(self) -> Self {
         Self { row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
@@ -46,7 +56,7 @@ pub(super) fn pack(isa: tensor::Isa, view: View<'_>, rows: usize, depth: usize, 
         Values::F32(data) => {
             let data = &data[offset.min(data.len())..];
             #[cfg(target_arch = "x86_64")]
-            if isa.level() == tensor::Level::Avx512 && col_stride == 1 && rows == 32 && width == 32 {
+            if isa.level() >= tensor::Level::Avx512 && col_stride == 1 && rows == 32 && width == 32 {
                 // SAFETY: an `Isa` of this level exists only on a processor that has the features.
                 let done = unsafe { x86::strip(data, row_stride, depth, out) };
                 return strip_f32(

@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use tensor::{Ctx, Dims, Level, Storage, Tensor, bf16};
 
 use super::{cases, grouped_nn, grouped_nt, grouped_tn_add, nn, nt, reference, tn_add};
@@ -90,7 +88,7 @@ fn bf16_weights_equal_their_f32_values() {
     let (x, w) = (random([9, 70], 1), random([35, 70], 2));
     let narrow: Vec<bf16> = w.data().iter().map(|&x| bf16::from_f32(x)).collect();
     let wide: Vec<f32> = narrow.iter().map(|x| x.to_f32()).collect();
-    let narrow = Storage::Bf16(Arc::new(narrow), Dims::from([35, 70]));
+    let narrow = Storage::bf16(narrow, [35, 70]);
     let wide = Storage::F32(Tensor::from_vec(wide, [35, 70]));
     for ctx in levels() {
         assert_eq!(nt(&ctx, &x, &narrow).data(), nt(&ctx, &x, &wide).data());

@@ -39,8 +39,8 @@ pub(crate) fn upright(
     accumulate: bool,
 ) {
     match (isa.level(), columns > LANES) {
-        (Level::Avx512, true) => upright_14x32(isa, a, rows, depth, shift, b, c, accumulate),
-        (Level::Avx512, false) => upright_14x16(isa, a, rows, depth, shift, b, c, accumulate),
+        (Level::Avx512 | Level::Avx512Bf16, true) => upright_14x32(isa, a, rows, depth, shift, b, c, accumulate),
+        (Level::Avx512 | Level::Avx512Bf16, false) => upright_14x16(isa, a, rows, depth, shift, b, c, accumulate),
         (_, wide) => {
             upright_6x16_left(isa, a, rows, depth, shift, b, c, accumulate);
             if wide {
@@ -54,8 +54,8 @@ pub(crate) fn upright(
 /// number of rows of `a`.
 pub(crate) fn transposed(isa: Isa, a: &[Row], rows: usize, b: &[Row], columns: usize, c: &mut [Row], accumulate: bool) {
     match (isa.level(), columns > LANES) {
-        (Level::Avx512, true) => transposed_12x32(isa, a, rows, b, c, accumulate),
-        (Level::Avx512, false) => transposed_12x16(isa, a, rows, b, c, accumulate),
+        (Level::Avx512 | Level::Avx512Bf16, true) => transposed_12x32(isa, a, rows, b, c, accumulate),
+        (Level::Avx512 | Level::Avx512Bf16, false) => transposed_12x16(isa, a, rows, b, c, accumulate),
         (_, wide) => {
             transposed_6x16_left(isa, a, rows, b, c, accumulate);
             if wide {

@@ -11,7 +11,7 @@ use std::ops::Range;
 use tensor::{Ctx, Storage, Tensor};
 
 use crate::gemm::cpu::{Output, Product, run};
-use crate::gemm::pack::{Values, View};
+use crate::gemm::pack::View;
 pub use crate::mla_attention::Dims;
 use crate::mla_attention::KEYS;
 use crate::mla_attention::disjoint::Disjoint;
@@ -173,11 +173,9 @@ fn each_head<'a>(
 fn weight(kv_b: &Storage, dims: Dims) -> (View<'_>, usize) {
     let ([rows, rk], Dims { heads, dn, dv, .. }) = (kv_b.dims(), dims);
     assert_eq!(rows, heads * (dn + dv), "mla_decode: kv_b {:?} does not fit {dims:?}", kv_b.shape());
-    let data = match kv_b {
-        Storage::F32(t) => Values::F32(t.data()),
-        Storage::Bf16(values, _) => Values::Bf16(values),
-    };
-    (View { data, offset: 0, row_stride: rk, col_stride: 1 }, rk)
+    let mut matrices = kv_b.group(0);
+    let (Some(matrix), None) = (matrices.next(), matrices.next()) else { panic!("mla_decode: kv_b is one matrix") };
+    (View::of(matrix), rk)
 }
 
 fn check(q_latent: &Tensor, q: &Tensor, queries: &[Query<'_>], dims: Dims) {

@@ -1,5 +1,4 @@
 use std::ops::Range;
-use std::sync::Arc;
 
 use tensor::{Ctx, Dims as Shape, Storage, Tensor, bf16};
 
@@ -170,7 +169,7 @@ fn products_with_the_weight_agree_with_the_reference() {
         let (q, u) = (random([5, heads * (dn + dr)], 1), random([5, heads * rk], 2));
         let values: Vec<bf16> = random([heads * (dn + dv), rk], 3).data().iter().map(|&x| bf16::from_f32(x)).collect();
         let wide = Tensor::from_vec(values.iter().map(|x| x.to_f32()).collect(), [heads * (dn + dv), rk]);
-        let narrow = Storage::Bf16(Arc::new(values), Shape::from([heads * (dn + dv), rk]));
+        let narrow = Storage::bf16(values, [heads * (dn + dv), rk]);
         let exact = f64s(&wide);
         for ctx in levels() {
             for kv_b in [&narrow, &Storage::F32(wide.clone())] {
