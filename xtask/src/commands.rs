@@ -9,10 +9,19 @@ use std::process::{Command, Stdio};
 pub(crate) fn markdown(hadal: &Path) -> Result<String, Box<dyn Error>> {
     let overview = help(hadal, &[])?;
     let mut page = format!("# Commands\n\n```text\n{overview}\n```\n");
-    for name in subcommands(&overview) {
-        write!(page, "\n## hadal {name}\n\n```text\n{}\n```\n", help(hadal, &[name])?)?;
-    }
+    describe(hadal, &[], &overview, &mut page)?;
     Ok(page)
+}
+
+/// Adds the commands that `overview`, the help text of `parent`, lists, and those below them.
+fn describe(hadal: &Path, parent: &[&str], overview: &str, page: &mut String) -> Result<(), Box<dyn Error>> {
+    for name in subcommands(overview) {
+        let command = [parent, &[name]].concat();
+        let text = help(hadal, &command)?;
+        write!(page, "\n## hadal {}\n\n```text\n{text}\n```\n", command.join(" "))?;
+        describe(hadal, &command, &text, page)?;
+    }
+    Ok(())
 }
 
 fn help(hadal: &Path, command: &[&str]) -> Result<String, Box<dyn Error>> {

@@ -51,25 +51,31 @@ pub fn write_dir_atomically<T, E: From<Error>>(
 /// # Errors
 /// When a file operation fails; `path` is then what it was.
 pub fn write_file_atomically(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
-    write_file_with(path.as_ref(), |file| file.write_all(bytes))
+    write_file_with(path.as_ref(), |file| Ok(file.write_all(bytes)?))
 }
 
 /// Replaces the file `path` by what `fill` writes.
-pub(crate) fn write_file_with(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
+pub(crate) fn write_file_with<E: From<Error>>(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
     let partial = prepare(path)?;
-    let written = File::create_new(&partial).and_then(|file| {
-        let mut file = BufWriter::new(file);
-        fill(&mut file)?;
-        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        fs_err::rename(&partial, path)
+    let file = File::create_new(&partial).map_err(Error::from)?;
+    let mut file = BufWriter::new(file);
+    let written = fill(&mut file).and_then(|()| {
+        let publish = || {
+            let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+            file.sync_all()?;
+            fs_err::rename(&partial, path)
+        };
+        Ok(publish().map_err(Error::from)?)
     });
-    if let Err(error) = written {
+    if written.is_err() {
         // As above: the first error is the one to tell.
         let _ = fs_err::remove_file(&partial);
-        return Err(error.into());
+        return written;
     }
-    sync(parent_of(path))?;
+    sync(parent_of(path)).map_err(Error::from)?;
     Ok(())
 }
 

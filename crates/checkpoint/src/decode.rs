@@ -1,55 +1,49 @@
+//! Stored numbers whose values stand alone, as f32.
+
 use half::{bf16, f16};
 
 use crate::dtype::Dtype;
 use crate::element::Element;
-use crate::fp8;
 
-/// The stored bytes of a floating-point tensor, with all that is needed to decode them. Checked when it was made: the
-/// bytes fit the elements, the scales fit the grid.
-pub(crate) enum Encoded<'a> {
-    F32(&'a [u8]),
-    Bf16(&'a [u8]),
-    F16(&'a [u8]),
-    /// Codes of a matrix with `cols` columns, and the whole grid of scales.
-    Blocks {
-        codes: &'a [u8],
-        cols: usize,
-        scales: Vec<f32>,
-    },
+/// Decodes all elements of a floating-point type; exact.
+///
+/// # Panics
+/// When `dtype` is another, or the bytes are not those of `out.len()` elements.
+pub(crate) fn to_f32(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        Dtype::F32 => f32::decode(bytes, out),
+        Dtype::Bf16 => {
+            for (x, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *x = bf16::from_le_bytes(*bytes).to_f32();
+            }
+        }
+        Dtype::F16 => {
+            for (x, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *x = f16::from_le_bytes(*bytes).to_f32();
+            }
+        }
+        dtype => panic!("{dtype} has no values of its own"),
+    }
 }
 
-impl<'a> Encoded<'a> {
-    /// The types whose values stand alone. `None` for the others.
-    pub(crate) fn plain(dtype: Dtype, bytes: &'a [u8]) -> Option<Self> {
-        match dtype {
-            Dtype::F32 => Some(Self::F32(bytes)),
-            Dtype::Bf16 => Some(Self::Bf16(bytes)),
-            Dtype::F16 => Some(Self::F16(bytes)),
-            _ => None,
-        }
+/// `2^(byte - 127)`; the last code is the format's NaN.
+pub(crate) fn e8m0(byte: u8) -> f32 {
+    match byte {
+        0 => f32::from_bits(1 << 22), // 2^-127 is below f32's normal numbers.
+        255 => f32::NAN,
+        _ => f32::from_bits(u32::from(byte) << 23),
     }
+}
 
-    /// Decodes all elements; exact for every stored type (FP8: the f32 product of code and scale).
-    pub(crate) fn to_f32(&self, out: &mut [f32]) {
-        match self {
-            Self::F32(bytes) => f32::decode(bytes, out),
-            Self::Bf16(bytes) => {
-                for (x, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
-                    *x = bf16::from_le_bytes(*bytes).to_f32();
-                }
-            }
-            Self::F16(bytes) => {
-                for (x, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
-                    *x = f16::from_le_bytes(*bytes).to_f32();
-                }
-            }
-            // A matrix without columns has no rows to walk.
-            Self::Blocks { cols: 0, .. } => {}
-            Self::Blocks { codes, cols, scales } => {
-                for (i, (codes, out)) in codes.chunks(*cols).zip(out.chunks_mut(*cols)).enumerate() {
-                    fp8::dequantise_row(i, codes, scales, out);
-                }
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_e8m0_codes_are_powers_of_two() {
+        for byte in 0..255 {
+            assert_eq!(f64::from(e8m0(byte)), 2f64.powi(i32::from(byte) - 127), "byte {byte}");
         }
+        assert!(e8m0(255).is_nan());
     }
 }

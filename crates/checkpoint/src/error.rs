@@ -101,23 +101,34 @@ pub enum Error {
     #[error("tensor `{tensor}` in {} is stored as {found}, expected {expected}", file.display())]
     Dtype { file: PathBuf, tensor: String, expected: &'static str, found: Dtype },
 
-    /// FP8 codes that are not a matrix.
+    /// Codes that are not a matrix.
     #[error(
-        "tensor `{tensor}` in {} is stored as F8_E4M3 with shape {found:?}; block scales are defined for matrices only",
+        "tensor `{tensor}` in {} is stored as {dtype} with shape {found:?}; scales are defined for matrices only",
         file.display()
     )]
-    NotAMatrix { file: PathBuf, tensor: String, found: Vec<usize> },
+    NotAMatrix { file: PathBuf, tensor: String, dtype: Dtype, found: Vec<usize> },
 
     /// FP8 codes mean nothing without their scales.
     #[error("tensor `{tensor}` in {} is stored as F8_E4M3, but its scales `{scale}` are nowhere", file.display())]
     MissingScale { file: PathBuf, tensor: String, scale: String },
 
-    /// Scales beside values that need none: either the values are codes or the scales are stale.
+    /// Scales beside values that need none, or others: either the values are codes or the scales are stale.
     #[error(
-        "tensor `{tensor}` in {} is stored as {found}, yet there are block scales `{scale}` for it, which only F8_E4M3 \
-         has; remove the scales if the values are already multiplied by them", file.display()
+        "tensor `{tensor}` in {} is stored as {found}, yet there are scales `{scale}` for it, which belong to {expected}; \
+         remove the scales if the values are already multiplied by them", file.display()
     )]
-    StrayScale { file: PathBuf, tensor: String, found: Dtype, scale: String },
+    StrayScale { file: PathBuf, tensor: String, found: Dtype, scale: String, expected: Dtype },
+
+    /// Scales of two formats for one weight.
+    #[error(
+        "tensor `{tensor}` in {} has two sets of scales, `{}` and `{}`; keep the one that it was made with",
+        file.display(), scales[0], scales[1]
+    )]
+    TwoScales { file: PathBuf, tensor: String, scales: [String; 2] },
+
+    /// Scales without a weight.
+    #[error("{} holds scales `{scale}`, but their weight `{weight}` is nowhere", file.display())]
+    OrphanScale { file: PathBuf, scale: String, weight: String },
 
     /// A directory that a model would be mixed into.
     #[error("{} already holds weights; write into an empty directory", dir.display())]
@@ -152,6 +163,8 @@ impl Error {
                 | Self::NotAMatrix { .. }
                 | Self::MissingScale { .. }
                 | Self::StrayScale { .. }
+                | Self::TwoScales { .. }
+                | Self::OrphanScale { .. }
         )
     }
 }

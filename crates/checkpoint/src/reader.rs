@@ -2,14 +2,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tensor::{Codes, Matrix, Mmap, Slab, Storage, Tensor, TensorSource};
+use tensor::Mmap;
 
-use crate::decode::Encoded;
 use crate::dtype::Dtype;
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::file::MappedFile;
-use crate::fp8;
 use crate::header::Entry;
 use crate::model_dir::{self, ModelFiles};
 
@@ -29,8 +27,8 @@ pub struct Reader {
 pub enum Load {
     /// f32 in memory, whatever the stored type; exact.
     F32,
-    /// Matrices as they are stored (f32, bf16, block-FP8), where they lie: nothing is read before it is used, and only
-    /// scales, and what lies at an address that this machine cannot read, is copied. Everything else in f32.
+    /// Matrices as they are stored, where they lie: nothing is read before it is used, and only what this machine cannot
+    /// read there (an odd address, FP8 scales of another type than f32) is copied. Everything else in f32.
     AsStored,
 }
 
@@ -180,80 +178,36 @@ impl Reader {
         })
     }
 
-    fn file_of(&self, name: &str) -> PathBuf {
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    pub(crate) fn load_as(&self) -> Load {
+        self.load
+    }
+
+    /// The mapped file that `name` is in, and where.
+    pub(crate) fn place(&self, name: &str) -> Result<(&Arc<Mmap>, &Entry)> {
+        let Stored { file, entry } = self.stored(name)?;
+        Ok((&self.files[*file].map, entry))
+    }
+
+    pub(crate) fn file_of(&self, name: &str) -> PathBuf {
         self.files[self.tensors[name].file].path.clone()
     }
 
-    fn raw_of_shape(&self, name: &str, dims: &[usize]) -> Result<Raw<'_>> {
+    pub(crate) fn raw_of_shape(&self, name: &str, dims: &[usize]) -> Result<Raw<'_>> {
         let raw = self.raw(name)?;
-        if raw.shape != dims {
-            return Err(Error::Shape {
-                file: self.file_of(name),
-                tensor: name.into(),
-                expected: dims.into(),
-                found: raw.shape.into(),
-            });
-        }
-        Ok(raw)
+        if raw.shape == dims { Ok(raw) } else { Err(self.wrong_shape(name, dims)) }
     }
 
-    fn wrong_dtype(&self, name: &str, found: Dtype, expected: &'static str) -> Error {
+    pub(crate) fn wrong_shape(&self, name: &str, expected: &[usize]) -> Error {
+        let found = self.tensors[name].entry.shape.clone();
+        Error::Shape { file: self.file_of(name), tensor: name.into(), expected: expected.into(), found }
+    }
+
+    pub(crate) fn wrong_dtype(&self, name: &str, found: Dtype, expected: &'static str) -> Error {
         Error::Dtype { file: self.file_of(name), tensor: name.into(), expected, found }
-    }
-
-    /// The weight `name`, ready to be decoded.
-    fn encoded(&self, name: &str, dims: &[usize]) -> Result<Encoded<'_>> {
-        let raw = self.raw_of_shape(name, dims)?;
-        let scale = format!("{name}_scale_inv");
-        if raw.dtype == Dtype::F8E4M3 {
-            let &[rows, cols] = raw.shape else {
-                let (file, found) = (self.file_of(name), raw.shape.into());
-                return Err(Error::NotAMatrix { file, tensor: name.into(), found });
-            };
-            if !self.tensors.contains_key(&scale) {
-                return Err(Error::MissingScale { file: self.file_of(name), tensor: name.into(), scale });
-            }
-            return Ok(Encoded::Blocks { codes: raw.bytes, cols, scales: self.scales(&scale, fp8::grid(rows, cols))? });
-        }
-        if self.tensors.contains_key(&scale) {
-            let file = self.file_of(name);
-            return Err(Error::StrayScale { file, tensor: name.into(), found: raw.dtype, scale });
-        }
-        Encoded::plain(raw.dtype, raw.bytes)
-            .ok_or_else(|| self.wrong_dtype(name, raw.dtype, "F32, BF16, F16 or F8_E4M3 with block scales"))
-    }
-
-    /// The block scales `name`, which may lie in another file than their weight. The stored value is used as it is,
-    /// never rounded to a power of two (`spec` 6.8).
-    fn scales(&self, name: &str, grid: [usize; 2]) -> Result<Vec<f32>> {
-        let raw = self.raw_of_shape(name, &grid)?;
-        let mut scales = vec![0.0; grid.iter().product()];
-        match raw.dtype {
-            Dtype::F8E8M0 | Dtype::U8 => {
-                for (scale, &byte) in scales.iter_mut().zip(raw.bytes) {
-                    *scale = fp8::decode_e8m0(byte);
-                }
-            }
-            dtype => Encoded::plain(dtype, raw.bytes)
-                .filter(|encoded| !matches!(encoded, Encoded::F16(_)))
-                .ok_or_else(|| self.wrong_dtype(name, dtype, "F32, BF16, F8_E8M0 or U8 for block scales"))?
-                .to_f32(&mut scales),
-        }
-        Ok(scales)
-    }
-
-    /// The numbers of the matrix `name` where they lie. `None` for types that no kernel reads.
-    fn in_place(&self, name: &str, encoded: &Encoded<'_>) -> Result<Option<Codes>> {
-        let Stored { file, entry } = self.stored(name)?;
-        let map = &self.files[*file].map;
-        Ok(match encoded {
-            Encoded::F32(bytes) => Some(Codes::F32(slab(map, entry, bytes))),
-            Encoded::Bf16(bytes) => Some(Codes::Bf16(slab(map, entry, bytes))),
-            Encoded::F16(_) => None,
-            Encoded::Blocks { codes, scales, .. } => {
-                Some(Codes::Fp8 { codes: slab(map, entry, codes), scales: Slab::from_vec(scales.clone()) })
-            }
-        })
     }
 
     /// Up to three names that `name` may be a misspelling of.
@@ -267,35 +221,6 @@ impl Reader {
         close.sort();
         close.into_iter().take(3).map(|(_, known)| known.clone()).collect()
     }
-}
-
-impl TensorSource for Reader {
-    type Error = Error;
-
-    fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
-    }
-
-    fn load(&self, name: &str, dims: &[usize]) -> Result<Storage> {
-        let encoded = self.encoded(name, dims)?;
-        if let (Load::AsStored, &[rows, cols]) = (self.load, dims)
-            && let Some(codes) = self.in_place(name, &encoded)?
-        {
-            return Ok(Storage::matrix(Matrix::new(rows, cols, codes)));
-        }
-        let mut values = vec![0.0; dims.iter().product()];
-        encoded.to_f32(&mut values);
-        Ok(Storage::F32(Tensor::from_vec(values, dims)))
-    }
-}
-
-/// The numbers of a tensor where they lie, or, where this machine cannot read them there, a copy.
-fn slab<T: Element + bytemuck::Pod>(map: &Arc<Mmap>, entry: &Entry, bytes: &[u8]) -> Slab<T> {
-    Slab::mapped(map, entry.bytes.clone()).unwrap_or_else(|| {
-        let mut values = vec![T::default(); bytes.len() / size_of::<T>()];
-        T::decode(bytes, &mut values);
-        Slab::from_vec(values)
-    })
 }
 
 /// The first tensor that `weight_map` places in `shard`.

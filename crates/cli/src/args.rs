@@ -1,6 +1,10 @@
+mod bench;
+
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand};
+
+pub(crate) use bench::{Bench, BenchCommand, BenchInfer, BenchKernels, BenchMachine, BenchTrain};
 
 /// DeepSeek-V3 in Rust, whole: train it, measure it, talk to it.
 #[derive(Parser)]
@@ -29,9 +33,13 @@ pub(crate) enum Command {
     Chat(Chat),
     /// Compute logits, hidden states and router choices of a text, for parity checks.
     Logits(Logits),
-    /// Time the training steps of a recipe on random tokens.
+    /// Measure the machine, kernels, a model or training, each beside the machine's limits.
     Bench(Bench),
-    /// Count parameters, FLOPs and bytes of a model from its config alone.
+    /// Write a model directory again with its weights in other formats: 4 bits, 8 bits, FP8, bf16 or f32.
+    Convert(Convert),
+    /// Measure how well a model predicts a text, in bits per byte.
+    Eval(Eval),
+    /// Count parameters, FLOPs and bytes of a model from its config, and what a directory stores.
     Inspect(Inspect),
 }
 
@@ -94,6 +102,29 @@ pub(crate) struct Resume {
     pub(crate) run: PathBuf,
 }
 
+/// How a model computes.
+#[derive(Group, Clone, Copy, Debug, Default)]
+pub(crate) struct Compute {
+    /// What the operands of products are rounded to; sums are f32 either way. Without it bf16 where the weights are stored
+    /// in 16 bits or fewer, and f32 where they are not.
+    #[arg(long)]
+    pub(crate) dtype: Option<Dtype>,
+    /// How latents are kept between tokens; without it in the type that operands are rounded to.
+    #[arg(long)]
+    pub(crate) cache: Option<CacheType>,
+    /// Read experts from disk when they are needed, and keep at most this many GiB of them in memory: for models that are
+    /// larger than memory. Those used longest ago leave first.
+    #[arg(long, value_name = "GIB")]
+    pub(crate) expert_memory: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum CacheType {
+    F32,
+    Bf16,
+    Fp8,
+}
+
 /// How tokens are drawn. What is not given comes from the model's generation_config.json, or is off.
 #[derive(Group, Clone)]
 pub(crate) struct SamplingArgs {
@@ -138,6 +169,8 @@ pub(crate) struct Generate {
     #[arg(long)]
     pub(crate) prompt: Option<String>,
     #[command(flatten)]
+    pub(crate) compute: Compute,
+    #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
     /// Print one JSON object with text, ids and the reason of the end, instead of streaming text.
     #[arg(long)]
@@ -153,6 +186,8 @@ pub(crate) struct Chat {
     #[arg(long)]
     pub(crate) system: Option<String>,
     #[command(flatten)]
+    pub(crate) compute: Compute,
+    #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
 }
 
@@ -167,7 +202,7 @@ pub(crate) struct Logits {
     /// The safetensors file to write.
     #[arg(long)]
     pub(crate) out: PathBuf,
-    /// Type the weights are held in; arithmetic is in f32.
+    /// What the operands of products are rounded to; sums are f32 either way.
     #[arg(long, default_value = "f32")]
     pub(crate) dtype: Dtype,
     /// Also run the MTP layers.
@@ -176,12 +211,38 @@ pub(crate) struct Logits {
 }
 
 #[derive(Group)]
-pub(crate) struct Bench {
-    /// The recipe; only its model, rows and optimiser matter.
-    pub(crate) recipe: PathBuf,
-    /// A key of the recipe to change; may be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub(crate) sets: Vec<String>,
+pub(crate) struct Convert {
+    /// The model directory to read.
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    /// The directory to write; must not hold anything yet.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+    /// Which part is stored in which type, such as experts=q4,rest=fp8.
+    #[arg(long, value_name = "PART=TYPE,..")]
+    pub(crate) quant: String,
+}
+
+#[derive(Group)]
+pub(crate) struct Eval {
+    /// The model directory.
+    #[arg(long)]
+    pub(crate) model: PathBuf,
+    /// Files of text; may be repeated.
+    #[arg(long, required = true, num_args = 1..)]
+    pub(crate) text: Vec<PathBuf>,
+    /// The key of the text in files of JSON lines.
+    #[arg(long, default_value = "text")]
+    pub(crate) text_key: String,
+    /// Tokens of a window, the most that the model sees at once.
+    #[arg(long, default_value_t = 1024)]
+    pub(crate) context: usize,
+    /// Tokens from the start of a window to that of the next; half of the context without it.
+    #[arg(long)]
+    pub(crate) stride: Option<usize>,
+    /// What the operands of products are rounded to; sums are f32 either way.
+    #[arg(long)]
+    pub(crate) dtype: Option<Dtype>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -52,6 +52,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<train::Error>() {
         return match error {
             train::Error::Recipe(_) | train::Error::Vocabulary { .. } | train::Error::TrainTokenizer(_) => Some(2),
+            train::Error::Memory { .. } => Some(3),
             train::Error::StateSyntax { .. } | train::Error::State { .. } => Some(5),
             train::Error::Checkpoint(error) => code_of(error),
             train::Error::Data(error) => code_of(error),

@@ -5,9 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use checkpoint::{Load, Reader};
 use config::ModelConfig;
-use model::Model;
+use model::{CacheKind, Model, Precision};
 use serde::Deserialize;
+use tensor::ExpertMemory;
 use tokenizer::{ChatFormat, ChatTemplate, Tokenizer, TokenizerConfig};
+
+use crate::args::{CacheType, Compute, Dtype};
+use crate::failure::Usage;
 
 /// All that answering needs.
 pub(crate) struct Loaded {
@@ -44,16 +48,47 @@ pub(crate) fn config(path: &Path) -> Result<ModelConfig> {
     ModelConfig::read(&file).with_context(|| format!("reading the model configuration {}", file.display()))
 }
 
-/// The weights of `dir`, held as they are stored or widened to f32.
-pub(crate) fn weights(dir: &Path, load: Load) -> Result<Model> {
+/// The weights of `dir`, as they are stored and where they lie.
+pub(crate) fn weights(dir: &Path, compute: Compute) -> Result<Model> {
     let config = config(dir)?;
     let reader = Reader::open(dir).with_context(|| format!("opening the weights in {}", dir.display()))?;
-    Model::load(&config, &reader.with_dtype(load)).with_context(|| format!("loading the weights in {}", dir.display()))
+    let model = Model::load(&config, &reader.with_dtype(Load::AsStored))
+        .with_context(|| format!("loading the weights in {}", dir.display()))?;
+    let precision = match compute.dtype {
+        Some(Dtype::F32) => Precision::F32,
+        Some(Dtype::Bf16) => Precision::Bf16,
+        None if model.params.is_narrow() => Precision::Bf16,
+        None => Precision::F32,
+    };
+    let mut model = model.with_precision(precision);
+    match compute.cache {
+        Some(CacheType::F32) => model.cache_kind = CacheKind::F32,
+        Some(CacheType::Bf16) => model.cache_kind = CacheKind::Bf16,
+        Some(CacheType::Fp8) => model.cache_kind = CacheKind::Fp8,
+        None => {}
+    }
+    match compute.expert_memory {
+        Some(gib) => stream_experts(model, gib),
+        None => Ok(model),
+    }
+}
+
+/// The model with its experts in a room of `gib` GiB.
+fn stream_experts(model: Model, gib: f64) -> Result<Model> {
+    let bytes = gib * f64::from(1 << 30);
+    // One batch of experts is in use while the next is read.
+    let least = 2 * model.expert_bytes();
+    if !bytes.is_finite() || bytes < least as f64 {
+        let least = least as f64 / f64::from(1 << 30);
+        return Err(Usage(format!("--expert-memory {gib}: two experts of this model take {least:.3} GiB")).into());
+    }
+    let memory = ExpertMemory::new(bytes as u64).context("starting the threads that read experts")?;
+    Ok(model.with_streamed_experts(&memory))
 }
 
 /// Everything in `dir`.
-pub(crate) fn everything(dir: &Path) -> Result<Loaded> {
-    let model = weights(dir, Load::AsStored)?;
+pub(crate) fn everything(dir: &Path, compute: Compute) -> Result<Loaded> {
+    let model = weights(dir, compute)?;
     let tokenizer = Tokenizer::read(dir).with_context(|| format!("reading the tokenizer in {}", dir.display()))?;
     let tokenizer_config = TokenizerConfig::read(dir)?;
     let template = ChatTemplate::read(dir)?.unwrap_or_else(|| ChatTemplate::builtin(ChatFormat::V3));

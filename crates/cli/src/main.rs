@@ -7,11 +7,13 @@ mod load;
 mod sampling;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let outcome = commands::run(args::Args::parse());
+    let started = Instant::now();
+    let outcome = commands::run(args::Args::parse(), started);
     match outcome {
         Ok(code) => code,
         Err(error) => failure::report(&error),

@@ -63,7 +63,7 @@ pub(crate) fn stream(
             sequence.stop();
             break;
         }
-        engine::advance(ctx, &loaded.model, &[token], &mut [&mut *sequence]);
+        engine::advance(ctx, &loaded.model, &[token], &mut [&mut *sequence])?;
     }
     send(&text.push(&decoder.finish().unwrap_or_default()))?;
     send(&text.rest())?;

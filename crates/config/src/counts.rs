@@ -3,7 +3,11 @@
 //! One table lists every kind of tensor a checkpoint of the config has; every count is a sum over it, so the counts
 //! cannot disagree with each other.
 
+mod decode;
+
 use serde::Serialize;
+
+pub use decode::{DecodeBytes, PartBytes};
 
 use crate::model::{ModelConfig, ModelFields, QuantizationConfig, TopkMethod};
 

@@ -14,6 +14,6 @@ mod suggest;
 pub use counts::Counts;
 pub use model::{
     Dtype, ModelConfig, ModelConfigError, ModelFields, ModelType, QuantizationConfig, ScaleFormat, Scoring, TopkMethod,
-    Yarn,
+    Weight, WeightFormat, WeightPart, Yarn,
 };
 pub use recipe::{Recipe, RecipeError};

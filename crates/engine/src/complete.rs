@@ -60,7 +60,7 @@ pub fn complete_until(
                 }
             }
         }
-        advance(ctx, model, &drawn, &mut advancing);
+        advance(ctx, model, &drawn, &mut advancing)?;
         for (i, sequence, tokens) in running.extract_if(.., |(_, sequence, _)| sequence.finish().is_some()) {
             let finish = sequence.finish().expect("extracted because it has finished");
             done[i] = Some(Completion { tokens, finish });

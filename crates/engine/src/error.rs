@@ -1,5 +1,5 @@
 /// Why a request cannot be answered.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Nothing to continue.
@@ -29,4 +29,7 @@ pub enum Error {
     /// A sampling parameter is out of range, or the logits are not numbers.
     #[error(transparent)]
     Sampling(#[from] ops::sampling::Error),
+    /// A model that is larger than memory is read while it runs.
+    #[error(transparent)]
+    Read(#[from] tensor::ReadError),
 }

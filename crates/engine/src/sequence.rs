@@ -57,7 +57,7 @@ impl Sequence {
         }
         check(model, &request.prompt, 0)?;
         let mut cache = model.new_cache();
-        let logits = model.prefill(ctx, &request.prompt, &mut cache);
+        let logits = model.prefill(ctx, &request.prompt, &mut cache)?;
         let history = History::new(&request.prompt);
         let rng = Rng::new(request.seed, "sampling", 0);
         let finish = (request.max_tokens == 0).then_some(Finish::Length);
@@ -73,8 +73,7 @@ impl Sequence {
             return Err(Error::EmptyPrompt);
         }
         check(model, tokens, self.cache.len())?;
-        let cache = &mut self.cache;
-        let logits = model.decode(ctx, &[tokens], &mut [cache]);
+        let logits = model.prefill(ctx, tokens, &mut self.cache)?;
         self.logits.copy_from_slice(logits.data());
         self.history.prompt(tokens);
         self.generated = 0;
@@ -124,7 +123,10 @@ impl Sequence {
 }
 
 /// Runs the model over the token that each of `sequences` has just drawn, all together.
-pub fn advance(ctx: &Ctx, model: &Model, tokens: &[u32], sequences: &mut [&mut Sequence]) {
+///
+/// # Errors
+/// When the weights of a model that is larger than memory cannot be read.
+pub fn advance(ctx: &Ctx, model: &Model, tokens: &[u32], sequences: &mut [&mut Sequence]) -> Result<(), Error> {
     let limit = model.config.max_position_embeddings;
     let tokens: Vec<[u32; 1]> = tokens.iter().map(|&t| [t]).collect();
     let mut news: Vec<&[u32]> = Vec::with_capacity(tokens.len());
@@ -143,13 +145,14 @@ pub fn advance(ctx: &Ctx, model: &Model, tokens: &[u32], sequences: &mut [&mut S
         running.push(sequence);
     }
     if running.is_empty() {
-        return;
+        return Ok(());
     }
     let mut caches: Vec<&mut Cache> = running.iter_mut().map(|s| &mut s.cache).collect();
-    let logits: Tensor = model.decode(ctx, &news, &mut caches);
+    let logits: Tensor = model.decode(ctx, &news, &mut caches)?;
     for (i, sequence) in running.into_iter().enumerate() {
         sequence.logits.copy_from_slice(logits.row(i));
     }
+    Ok(())
 }
 
 /// Refuses tokens that the model does not know, and more than fit after `before` tokens.

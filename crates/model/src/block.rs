@@ -3,9 +3,12 @@
 use std::ops::Range;
 
 use config::ModelConfig;
+use ops::mla_decode::Latents;
+use ops::rope::CosSin;
 use ops::{residual, rms_norm};
-use tensor::{Ctx, Tensor};
+use tensor::{Ctx, ReadError, Tensor};
 
+use crate::CacheKind;
 use crate::attention::mla::{self, Mla, Sequences};
 use crate::ffn::dense::{self, Dense};
 use crate::ffn::moe::{self, Balance, Moe};
@@ -104,28 +107,52 @@ impl Block {
         (dx, balance)
     }
 
+    /// An empty cache.
+    pub fn new_cache(&self, kind: CacheKind) -> Latents {
+        self.self_attn.new_cache(kind)
+    }
+
+    /// New tokens of one sequence, appended to its cache; see [`Mla::prefill`].
+    ///
+    /// # Errors
+    /// When an expert cannot be read.
+    pub fn prefill(&self, ctx: &Ctx, p: &Params, x: &Tensor, angles: &CosSin, cache: &mut Latents) -> Result<Tensor, ReadError> {
+        let (n, _) = self.input_layernorm.forward(ctx, p, x);
+        let mut y = self.self_attn.prefill(ctx, p, &n, angles, cache);
+        drop(n);
+        residual::add(ctx, &mut y, x);
+        let (m, _) = self.post_attention_layernorm.forward(ctx, p, &y);
+        let f = match &self.mlp {
+            Ffn::Dense(ffn) => ffn.forward(ctx, p, &m, Recompute::ALL).0,
+            Ffn::Moe(ffn) => ffn.prefill(ctx, p, &m)?,
+        };
+        residual::add(ctx, &mut y, &f);
+        Ok(y)
+    }
+
     /// New tokens of several sequences against their caches; see [`Mla::decode`].
+    ///
+    /// # Errors
+    /// When an expert cannot be read.
     pub fn decode(
         &self,
         ctx: &Ctx,
         p: &Params,
         x: &Tensor,
-        angles: &ops::rope::CosSin,
+        angles: &CosSin,
         rows: &[Range<usize>],
-        caches: &mut [&mut mla::Cache],
-    ) -> Tensor {
+        caches: &mut [&mut Latents],
+    ) -> Result<Tensor, ReadError> {
         let (n, _) = self.input_layernorm.forward(ctx, p, x);
         let mut y = self.self_attn.decode(ctx, p, &n, angles, rows, caches);
         residual::add(ctx, &mut y, x);
         let (m, _) = self.post_attention_layernorm.forward(ctx, p, &y);
-        let (f, _) = self.mlp.forward(ctx, p, &m, Recompute::ALL);
+        let f = match &self.mlp {
+            Ffn::Dense(ffn) => ffn.decode(ctx, p, &m),
+            Ffn::Moe(ffn) => ffn.decode(ctx, p, &m)?,
+        };
         residual::add(ctx, &mut y, &f);
-        y
-    }
-
-    /// Fills the caches of the sequences of a batch from what its forward saved.
-    pub fn fill(&self, ctx: &Ctx, p: &Params, saved: &Saved, rows: &[Range<usize>], caches: &mut [&mut mla::Cache]) {
-        self.self_attn.fill(ctx, p, &saved.attention, rows, caches);
+        Ok(y)
     }
 
     /// The mixture of experts, if this layer has one.

@@ -1,6 +1,7 @@
 //! Where weights come from: a random start, or a checkpoint.
 
 use config::ModelConfig;
+use ops::Precision;
 use tensor::{Dims, Matrix, Rng, Storage, Stored, Tensor, TensorSource};
 
 use crate::block::Block;
@@ -59,7 +60,7 @@ impl Model {
         let mtp = (0..mtp_depth)
             .map(|k| Mtp::build(&mut b, c.num_hidden_layers + k, embed, c))
             .collect::<Result<Vec<_>, E>>()?;
-        Ok(Self::assemble(config.clone(), Params(b.params), embed, blocks, norm, head, mtp))
+        Ok(Self::assemble(config.clone(), Params { all: b.params, precision: Precision::F32 }, embed, blocks, norm, head, mtp))
     }
 }
 
@@ -70,8 +71,8 @@ fn join<E>(parts: impl Iterator<Item = Result<Storage, E>>, dims: Dims) -> Resul
     let stored: Option<Vec<Matrix>> = parts
         .iter()
         .map(|part| match part {
-            Storage::F32(_) => None,
             Storage::Stored(stored) => Some(stored.matrices()[0].clone()),
+            Storage::F32(_) | Storage::Streamed(_) => None,
         })
         .collect();
     Ok(match stored {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ops::{bias, embedding, gemm, rms_norm};
+use ops::{Precision, bias, embedding, gemm, rms_norm};
 use tensor::{Ctx, Tensor};
 
 use crate::params::{ParamId, Params};
@@ -17,6 +17,8 @@ pub enum WeightGrad {
         dy: Tensor,
         /// `[T, K]`.
         x: Tensor,
+        /// Of the product.
+        precision: Precision,
     },
     /// `dW[e] += dyᵀ x` over the rows of each expert.
     Grouped {
@@ -28,6 +30,8 @@ pub enum WeightGrad {
         x: Tensor,
         /// Where each expert's rows begin, `[E + 1]`.
         offsets: Arc<Vec<usize>>,
+        /// Of the products.
+        precision: Precision,
     },
     /// `dw [D] += Σ dy ⊙ x · rstd`.
     RmsNorm {
@@ -75,7 +79,7 @@ pub struct Deferred(Vec<WeightGrad>);
 impl Gradients {
     /// Zeros for all trained parameters.
     pub fn new(ctx: &Ctx, params: &Params) -> Self {
-        Self(params.0.iter().map(|p| p.kind.is_trained().then(|| ctx.zeros(p.value.shape()))).collect())
+        Self(params.all.iter().map(|p| p.kind.is_trained().then(|| ctx.zeros(p.value.shape()))).collect())
     }
 
     /// The gradient of a trained parameter; none for a routing bias.
@@ -98,9 +102,9 @@ impl Gradients {
 impl Sink for Gradients {
     fn push(&mut self, ctx: &Ctx, task: WeightGrad) {
         match task {
-            WeightGrad::Linear { id, dy, x } => gemm::tn_add(ctx, &dy, &x, self.get_mut(id)),
-            WeightGrad::Grouped { id, dy, x, offsets } => {
-                gemm::grouped_tn_add(ctx, &dy, &x, &offsets, self.get_mut(id));
+            WeightGrad::Linear { id, dy, x, precision } => gemm::tn_add(ctx, &dy, &x, self.get_mut(id), precision),
+            WeightGrad::Grouped { id, dy, x, offsets, precision } => {
+                gemm::grouped_tn_add(ctx, &dy, &x, &offsets, self.get_mut(id), precision);
             }
             WeightGrad::RmsNorm { id, dy, x, saved } => {
                 rms_norm::backward_weight(ctx, &dy, &x, &saved, self.get_mut(id));

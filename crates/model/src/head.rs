@@ -1,6 +1,6 @@
 //! The output head and its loss, a slab of rows at a time: the logits of a whole batch never exist.
 
-use ops::{cross_entropy, gemm};
+use ops::{cross_entropy, gemm, gemv};
 use tensor::{Ctx, Tensor};
 
 use crate::grads::{Sink, WeightGrad};
@@ -11,7 +11,12 @@ const SLAB: usize = 1 << 24;
 
 /// `h Wᵀ` without a scale: `h` is `[T, D]`, `weight` is `[V, D]`, the result `[T, V]`.
 pub(crate) fn logits(ctx: &Ctx, p: &Params, weight: ParamId, h: &Tensor) -> Tensor {
-    gemm::nt(ctx, h, &p[weight])
+    gemm::nt(ctx, h, &p[weight], p.precision)
+}
+
+/// The same for the last row of each sequence, in the order of sums that is fast for few rows.
+pub(crate) fn last_logits(ctx: &Ctx, p: &Params, weight: ParamId, h: &Tensor) -> Tensor {
+    gemv::nt(ctx, h, &p[weight], p.precision)
 }
 
 /// The cross-entropy of `labels [T]` in nats, summed, and the gradient of `scale` times that sum: `dh [T, D]` is
@@ -32,9 +37,9 @@ pub(crate) fn loss_backward(
         let mut dlogits = logits(ctx, p, weight, &part.h);
         let losses = cross_entropy::forward_backward(ctx, &mut dlogits, labels, scale);
         loss += cross_entropy::sum(&losses);
-        let dpart = gemm::nn(ctx, &dlogits, &p[weight]);
+        let dpart = gemm::nn(ctx, &dlogits, &p[weight], p.precision);
         dh.data_mut()[part.first * d..][..dpart.len()].copy_from_slice(dpart.data());
-        sink.push(ctx, WeightGrad::Linear { id: weight, dy: dlogits, x: part.h });
+        sink.push(ctx, WeightGrad::Linear { id: weight, dy: dlogits, x: part.h, precision: p.precision });
     }
     (loss, dh)
 }

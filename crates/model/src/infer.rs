@@ -3,17 +3,20 @@
 use std::ops::Range;
 
 use ops::embedding;
-use tensor::{Ctx, Tensor};
+use ops::mla_decode::Latents;
+use tensor::{Ctx, ReadError, Tensor};
 
-use crate::attention::mla;
 use crate::head;
 use crate::model::{Model, first_rows};
 use crate::recompute::Recompute;
 
+/// Tokens that prefill runs over at once.
+const CHUNK: usize = 512;
+
 /// The cache of one sequence, over all main layers.
 #[derive(Clone, Debug)]
 pub struct Cache {
-    layers: Vec<mla::Cache>,
+    layers: Vec<Latents>,
     len: usize,
 }
 
@@ -66,37 +69,58 @@ impl Model {
 
     /// An empty cache.
     pub fn new_cache(&self) -> Cache {
-        Cache { layers: vec![mla::Cache::default(); self.blocks.len()], len: 0 }
+        let layers = self.blocks.iter().map(|block| block.new_cache(self.cache_kind)).collect();
+        Cache { layers, len: 0 }
     }
 
-    /// Runs over `ids`, which must not be empty, from the start of a sequence, in direct form, and fills `cache`. The
-    /// result is the logits after the last token, `[1, V]`.
+    /// Appends `ids`, which must not be empty, to one sequence. The result is the logits after the last of them, `[1, V]`.
+    ///
+    /// Long texts go in chunks of 512 tokens, counted from the start of the call, so that activations do not grow with the
+    /// text. Each chunk takes the cheaper form of attention (`spec/model.md` 2.7): direct, over latents that are expanded
+    /// again, or, a few tokens after many, absorbed.
+    ///
+    /// # Errors
+    /// When an expert cannot be read; the cache is then as it was.
     ///
     /// # Panics
-    /// When the cache is not empty.
-    pub fn prefill(&self, ctx: &Ctx, ids: &[u32], cache: &mut Cache) -> Tensor {
-        assert!(cache.len == 0 && !ids.is_empty(), "prefill starts a sequence with at least one token");
+    /// When there are no tokens.
+    pub fn prefill(&self, ctx: &Ctx, ids: &[u32], cache: &mut Cache) -> Result<Tensor, ReadError> {
+        assert!(!ids.is_empty(), "prefill needs at least one token");
+        let before = cache.len;
+        let mut last = None;
+        for ids in ids.chunks(CHUNK) {
+            last = Some(self.prefill_chunk(ctx, ids, cache).inspect_err(|_| cache.truncate(before))?);
+        }
+        let x = last.expect("there is a token");
+        Ok(self.last_logits(ctx, &x, std::slice::from_ref(&(0..1))))
+    }
+
+    /// The stream after the last token of `ids`, `[1, D]`.
+    fn prefill_chunk(&self, ctx: &Ctx, ids: &[u32], cache: &mut Cache) -> Result<Tensor, ReadError> {
         let p = &self.params;
-        let seqs = self.sequences(ctx, 1, ids.len(), 0);
-        let all = 0..ids.len();
-        let rows = std::slice::from_ref(&all);
+        let positions: Vec<u32> = (cache.len..cache.len + ids.len()).map(|i| i as u32).collect();
+        let angles = self.table(ctx, &positions);
         let mut x = embedding::forward(ctx, ids, &p[self.embed]);
         for (block, cache) in self.blocks.iter().zip(&mut cache.layers) {
-            let (y, saved) = block.forward(ctx, p, x, &seqs, Recompute::ALL);
-            block.fill(ctx, p, &saved, rows, &mut [cache]);
-            x = y;
+            x = block.prefill(ctx, p, &x, &angles, cache)?;
         }
         cache.len += ids.len();
-        self.last_logits(ctx, &x, rows)
+        let [_, d] = x.dims();
+        let mut last = ctx.empty([1, d]);
+        last.data_mut().copy_from_slice(x.row(ids.len() - 1));
+        Ok(last)
     }
 
     /// Appends new tokens to several sequences, in absorbed form. The result is the logits after each one's last new
     /// token, `[S, V]`; they do not depend on which other sequences are there, nor on how a sequence's tokens are cut
     /// into calls.
     ///
+    /// # Errors
+    /// When an expert cannot be read; the caches are then as they were.
+    ///
     /// # Panics
     /// When a sequence has no new token.
-    pub fn decode(&self, ctx: &Ctx, tokens: &[&[u32]], caches: &mut [&mut Cache]) -> Tensor {
+    pub fn decode(&self, ctx: &Ctx, tokens: &[&[u32]], caches: &mut [&mut Cache]) -> Result<Tensor, ReadError> {
         assert!(
             tokens.len() == caches.len() && tokens.iter().all(|t| !t.is_empty()),
             "decode needs a token a sequence"
@@ -111,13 +135,14 @@ impl Model {
         let angles = self.table(ctx, &positions);
         let mut x = embedding::forward(ctx, &tokens.concat(), &p[self.embed]);
         for (layer, block) in self.blocks.iter().enumerate() {
-            let mut layer_caches: Vec<&mut mla::Cache> = caches.iter_mut().map(|c| &mut c.layers[layer]).collect();
-            x = block.decode(ctx, p, &x, &angles, &rows, &mut layer_caches);
+            let mut layer_caches: Vec<&mut Latents> = caches.iter_mut().map(|c| &mut c.layers[layer]).collect();
+            let result = block.decode(ctx, p, &x, &angles, &rows, &mut layer_caches);
+            x = result.inspect_err(|_| caches.iter_mut().for_each(|cache| cache.truncate(cache.len)))?;
         }
         for (tokens, cache) in tokens.iter().zip(caches.iter_mut()) {
             cache.len += tokens.len();
         }
-        self.last_logits(ctx, &x, &rows)
+        Ok(self.last_logits(ctx, &x, &rows))
     }
 
     fn last_logits(&self, ctx: &Ctx, x: &Tensor, rows: &[Range<usize>]) -> Tensor {
@@ -127,7 +152,7 @@ impl Model {
             to.copy_from_slice(x.row(rows.end - 1));
         }
         let (h, _) = self.norm.forward(ctx, &self.params, &last);
-        head::logits(ctx, &self.params, self.head, &h)
+        head::last_logits(ctx, &self.params, self.head, &h)
     }
 }
 
@@ -140,5 +165,11 @@ impl Cache {
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Forgets all tokens but the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.layers.iter_mut().for_each(|layer| layer.truncate(len));
+        self.len = self.len.min(len);
     }
 }

@@ -17,6 +17,9 @@ mod names;
 mod params;
 mod recompute;
 
+pub use ops::Precision;
+pub use ops::mla_decode::CacheKind;
+
 pub use grads::{Deferred, Gradients, Sink, WeightGrad};
 pub use infer::{Cache, Trace};
 pub use model::{Batch, IGNORE, Model, Outcome, Scales};

@@ -1,6 +1,6 @@
 //! A projection with an optional bias, and a norm with its gain: ops joined to the parameters they use.
 
-use ops::{bias, gemm, rms_norm};
+use ops::{bias, gemm, gemv, rms_norm};
 use tensor::{Ctx, Tensor};
 
 use crate::grads::{Sink, WeightGrad};
@@ -34,7 +34,15 @@ impl Linear {
 
     /// `x` is `[T, K]`, the result `[T, N]`.
     pub fn forward(&self, ctx: &Ctx, p: &Params, x: &Tensor) -> Tensor {
-        let mut y = gemm::nt(ctx, x, &p[self.weight]);
+        self.add_bias(ctx, p, gemm::nt(ctx, x, &p[self.weight], p.precision))
+    }
+
+    /// The same for the rows of a decoding step, in the order of sums that is fast for few rows.
+    pub fn decode(&self, ctx: &Ctx, p: &Params, x: &Tensor) -> Tensor {
+        self.add_bias(ctx, p, gemv::nt(ctx, x, &p[self.weight], p.precision))
+    }
+
+    fn add_bias(&self, ctx: &Ctx, p: &Params, mut y: Tensor) -> Tensor {
         if let Some(b) = self.bias {
             bias::add(ctx, &mut y, p[b].f32());
         }
@@ -43,16 +51,27 @@ impl Linear {
 
     /// `dy` is `[T, N]`, the result `dx [T, K]`.
     pub fn backward_input(&self, ctx: &Ctx, p: &Params, dy: &Tensor) -> Tensor {
-        gemm::nn(ctx, dy, &p[self.weight])
+        gemm::nn(ctx, dy, &p[self.weight], p.precision)
     }
 
     /// Hands the gradients of weight and bias to `sink`.
-    pub fn backward_weight(&self, ctx: &Ctx, sink: &mut dyn Sink, dy: &Tensor, x: &Tensor) {
-        sink.push(ctx, WeightGrad::Linear { id: self.weight, dy: dy.clone(), x: x.clone() });
+    pub fn backward_weight(&self, ctx: &Ctx, p: &Params, sink: &mut dyn Sink, dy: &Tensor, x: &Tensor) {
+        let (dy, x, precision) = (dy.clone(), x.clone(), p.precision);
+        sink.push(ctx, WeightGrad::Linear { id: self.weight, dy: dy.clone(), x, precision });
         if let Some(id) = self.bias {
-            sink.push(ctx, WeightGrad::Bias { id, dy: dy.clone() });
+            sink.push(ctx, WeightGrad::Bias { id, dy });
         }
     }
+}
+
+/// What two projections make of the same rows of a decoding step, at once.
+pub(crate) fn decode_beside(ctx: &Ctx, p: &Params, [a, b]: [&Linear; 2], x: &Tensor) -> [Tensor; 2] {
+    let [t, _] = x.dims();
+    let rows = [0, t];
+    let products = [a, b].map(|linear| (x, &rows[..], &p[linear.weight]));
+    let made = gemv::many_nt(ctx, &products, p.precision);
+    let [y, z]: [Tensor; 2] = made.try_into().expect("a result for each product");
+    [a.add_bias(ctx, p, y), b.add_bias(ctx, p, z)]
 }
 
 impl Norm {

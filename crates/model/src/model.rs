@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
 use config::ModelConfig;
-use ops::{columns, embedding, residual, rope};
+use ops::{Precision, columns, embedding, residual, rope};
 
 pub use ops::cross_entropy::IGNORE;
-use tensor::{Ctx, Tensor};
+use tensor::{Ctx, ExpertMemory, Tensor};
 
+use crate::CacheKind;
 use crate::attention::mla::Sequences;
 use crate::block::{self, Block};
 use crate::ffn::moe::Balance;
@@ -13,7 +14,7 @@ use crate::grads::{Sink, WeightGrad};
 use crate::head;
 use crate::linear::Norm;
 use crate::mtp::Mtp;
-use crate::params::{ParamId, Params};
+use crate::params::{Param, ParamId, Params};
 use crate::recompute::Recompute;
 
 /// A DeepSeek model: its layers and their weights.
@@ -29,6 +30,8 @@ pub struct Model {
     pub(crate) head: ParamId, // [V, D]; the embedding's id when tied
     pub(crate) mtp: Vec<Mtp>,
     angles: rope::Angles,
+    /// How the caches of its sequences are kept.
+    pub cache_kind: CacheKind,
 }
 
 /// Rows of text to learn from. An MTP module of depth k sees at position i the token at i + k and predicts the label at
@@ -104,7 +107,35 @@ impl Model {
             truncate: y.truncate,
         });
         let angles = rope::Angles::new(config.qk_rope_head_dim, config.rope_theta, yarn.as_ref());
-        Self { config, params, embed, blocks, norm, head, mtp, angles }
+        Self { config, params, embed, blocks, norm, head, mtp, angles, cache_kind: CacheKind::F32 }
+    }
+
+    /// The same model with the operands of its products rounded to `precision`, and its caches kept likewise.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.params.precision = precision;
+        self.cache_kind = match precision {
+            Precision::F32 => CacheKind::F32,
+            Precision::Bf16 => CacheKind::Bf16,
+        };
+        self
+    }
+
+    /// The same model, its experts read when they are needed and kept in the room of `memory`.
+    #[must_use]
+    pub fn with_streamed_experts(mut self, memory: &Arc<ExpertMemory>) -> Self {
+        self.params.all = self
+            .params
+            .all
+            .into_iter()
+            .map(|param| Param { value: param.value.streamed(memory), ..param })
+            .collect();
+        self
+    }
+
+    /// The bytes of the largest expert, as it is stored; 0 where there are none.
+    pub fn expert_bytes(&self) -> u64 {
+        self.blocks.iter().chain(self.mtp.iter().map(|m| &m.block)).filter_map(Block::moe).map(|moe| moe.expert_bytes(&self.params)).max().unwrap_or(0)
     }
 
     /// The number of MTP layers whose weights are there.

@@ -96,7 +96,7 @@ impl Mtp {
         let Saved { ids, e, norm_e, h, norm_h, z, block, x, norm_x } = saved;
         let dx = self.shared_head_norm.backward(ctx, p, sink, dy, &x, norm_x);
         let (dx, balance) = self.block.backward(ctx, p, sink, &dx, block, seqs, balance);
-        self.eh_proj.backward_weight(ctx, sink, &dx, &z);
+        self.eh_proj.backward_weight(ctx, p, sink, &dx, &z);
         let dz = self.eh_proj.backward_input(ctx, p, &dx);
         let [_, d] = dx.dims();
         let (de, dh) = columns::split(ctx, &dz, d);

@@ -1,5 +1,6 @@
 use std::ops::Index;
 
+use ops::Precision;
 use tensor::{Dims, NamedTensor, Slice, Storage};
 
 /// Which parameter: a position in [`Params`]. Layers hold ids; the values stand in one place, where the optimiser, the
@@ -10,7 +11,13 @@ pub struct ParamId(pub usize);
 /// All weights of a model, each parameter once: a tied head, and the embedding and head that MTP layers share, have the
 /// same id as the tensor they share.
 #[derive(Debug)]
-pub struct Params(pub Vec<Param>);
+pub struct Params {
+    /// The parameters, by id.
+    pub all: Vec<Param>,
+    /// What the operands of products with them are rounded to. The router's are not, whatever stands here
+    /// (`spec/model.md` 4.1).
+    pub precision: Precision,
+}
 
 /// One parameter.
 #[derive(Debug)]
@@ -62,24 +69,30 @@ impl Index<ParamId> for Params {
     type Output = Storage;
 
     fn index(&self, id: ParamId) -> &Storage {
-        &self.0[id.0].value
+        &self.all[id.0].value
     }
 }
 
 impl Params {
     /// Ids, in order.
     pub fn ids(&self) -> impl Iterator<Item = ParamId> {
-        (0..self.0.len()).map(ParamId)
+        (0..self.all.len()).map(ParamId)
     }
 
     /// The number of values.
     pub fn count(&self) -> u64 {
-        self.0.iter().map(|p| p.value.shape().len() as u64).sum()
+        self.all.iter().map(|p| p.value.shape().len() as u64).sum()
+    }
+
+    /// Whether the values are stored in 16 bits or fewer, nearly all of them: then bf16 is what the model was made for.
+    pub fn is_narrow(&self) -> bool {
+        let bytes: u64 = self.all.iter().map(|p| p.value.size_bytes()).sum();
+        bytes < 3 * self.count()
     }
 
     /// Every parameter as the tensors of a checkpoint.
     pub fn named_tensors(&self) -> Vec<NamedTensor<'_>> {
-        self.0.iter().flat_map(|p| p.named_tensors(&p.value)).collect()
+        self.all.iter().flat_map(|p| p.named_tensors(&p.value)).collect()
     }
 }
 

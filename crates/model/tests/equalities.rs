@@ -139,14 +139,14 @@ fn the_objective_falls_along_its_gradient() {
     ] {
         let (_, grads) = objective(&model, scales);
         let norm = grads.iter().flatten().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-        let trained: Vec<usize> = (0..model.params.0.len()).filter(|&i| model.params.0[i].kind.is_trained()).collect();
-        let start: Vec<Vec<f32>> = trained.iter().map(|&i| model.params.0[i].value.f32().data().to_vec()).collect();
+        let trained: Vec<usize> = (0..model.params.all.len()).filter(|&i| model.params.all[i].kind.is_trained()).collect();
+        let start: Vec<Vec<f32>> = trained.iter().map(|&i| model.params.all[i].value.f32().data().to_vec()).collect();
         // A step small enough that no token changes its experts, which would be a jump, and large enough that the
         // difference of two f32 forwards resolves it: the loss changes by 4e-4, its noise is about 1e-6.
         let step = 2e-4 / norm;
         let mut at = |sign: f64| {
             for ((&i, start), grad) in trained.iter().zip(&start).zip(&grads) {
-                let w = model.params.0[i].value.f32_mut().data_mut();
+                let w = model.params.all[i].value.f32_mut().data_mut();
                 for ((w, s), g) in w.iter_mut().zip(start).zip(grad) {
                     *w = s + (sign * step * f64::from(*g) / norm) as f32;
                 }
@@ -172,7 +172,7 @@ fn decode_agrees_with_prefill_and_not_with_its_cuts() {
             let mut cache = model.new_cache();
             let mut last = None;
             for (i, tokens) in ids.chunks(chunk).enumerate() {
-                let logits = model.decode(&ctx, &[tokens], &mut [&mut cache]);
+                let logits = model.decode(&ctx, &[tokens], &mut [&mut cache]).unwrap();
                 let row = direct.row((i * chunk + tokens.len()) - 1);
                 // The two forms multiply in another order: the bar of the golden models, which f32 forms meet.
                 let bound = 2e-5 * (max_abs(row) / 4.0).max(1.0);
@@ -193,12 +193,12 @@ fn a_sequence_decodes_alone_as_among_others() {
     let texts: Vec<Vec<u32>> = (1..6).map(|n| ids(7 * n, model.config.vocab_size)).collect();
     let mut caches: Vec<Cache> = texts.iter().map(|_| model.new_cache()).collect();
     for (text, cache) in texts.iter().zip(&mut caches) {
-        model.prefill(&ctx, text, cache);
+        model.prefill(&ctx, text, cache).unwrap();
     }
     let mut alone: Vec<Cache> = caches.clone();
     let next: Vec<&[u32]> = vec![&[5]; texts.len()];
-    let together = model.decode(&ctx, &next, &mut caches.iter_mut().collect::<Vec<_>>());
+    let together = model.decode(&ctx, &next, &mut caches.iter_mut().collect::<Vec<_>>()).unwrap();
     for (i, cache) in alone.iter_mut().enumerate() {
-        assert_eq!(model.decode(&ctx, &[&[5]], &mut [cache]).data(), together.row(i), "sequence {i}");
+        assert_eq!(model.decode(&ctx, &[&[5]], &mut [cache]).unwrap().data(), together.row(i), "sequence {i}");
     }
 }

@@ -80,11 +80,11 @@ fn greedy_continuations() {
             let prompt = run["prompt_len"].as_u64().unwrap() as usize;
             let want: Vec<u32> = run["tokens"].as_array().unwrap().iter().map(|t| t.as_u64().unwrap() as u32).collect();
             let mut cache = model.new_cache();
-            let mut logits = model.prefill(&ctx, &ids[..prompt], &mut cache);
+            let mut logits = model.prefill(&ctx, &ids[..prompt], &mut cache).unwrap();
             for (i, &want) in want.iter().enumerate() {
                 let token = argmax(logits.data());
                 assert_eq!(token, want, "{}: token {i} after a prompt of {prompt}", golden.name);
-                logits = model.decode(&ctx, &[&[token]], &mut [&mut cache]);
+                logits = model.decode(&ctx, &[&[token]], &mut [&mut cache]).unwrap();
             }
         }
     }
@@ -129,7 +129,7 @@ fn losses_and_gradients() {
         let norms = golden.numbers("grad_norm");
         let mut small = golden.names("grad.");
         let mut seen = 0;
-        for (id, param) in model.params.ids().zip(&model.params.0) {
+        for (id, param) in model.params.ids().zip(&model.params.all) {
             let Some(grad) = grads.get(id) else { continue };
             let grad = tensor::Storage::F32(grad.clone());
             for part in param.named_tensors(&grad) {
@@ -182,7 +182,7 @@ fn adamw_trajectories() {
         let ids = golden.input_ids();
         let settings = &golden.json["adamw"];
         let number = |key: &str| settings[key].as_f64().unwrap();
-        let mut moments: Vec<Moments> = model.params.0.iter().map(|p| Moments::f32(p.value.shape().len())).collect();
+        let mut moments: Vec<Moments> = model.params.all.iter().map(|p| Moments::f32(p.value.shape().len())).collect();
         let steps = settings["losses"].as_array().unwrap().iter().zip(golden.exact_trajectory());
         for (step, (want, (exact, sensitivity))) in (1..).zip(steps) {
             let (loss, _, _, grads) = gradients(&ctx, &model, &ids);
@@ -211,7 +211,7 @@ fn adamw_trajectories() {
             for id in model.params.ids().collect::<Vec<_>>() {
                 // Parameters of MTP layers have zero gradients here; in the golden run they are not there at all.
                 if let Some(grad) = grads.get(id) {
-                    adamw::step(&ctx, model.params.0[id.0].value.f32_mut(), grad, &mut moments[id.0], &hyper);
+                    adamw::step(&ctx, model.params.all[id.0].value.f32_mut(), grad, &mut moments[id.0], &hyper);
                 }
             }
         }

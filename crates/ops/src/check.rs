@@ -5,7 +5,8 @@ use tensor::{Ctx, Dims, Level, Rng, Tensor};
 /// A context for each instruction set of this machine, each with two threads.
 pub(crate) fn levels() -> Vec<Ctx> {
     let ctx = Ctx::new(2).unwrap();
-    let mut levels = vec![ctx.at_most(Level::Portable), ctx.at_most(Level::Avx2), ctx.at_most(Level::Avx512), ctx.clone()];
+    let mut levels =
+        vec![ctx.at_most(Level::Portable), ctx.at_most(Level::Avx2), ctx.at_most(Level::Avx512), ctx.clone()];
     levels.dedup_by_key(|ctx| ctx.isa.level());
     levels
 }

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use crate::pool::Pool;
+use crate::pool::{BufferBytes, Pool};
 use crate::tensor::{Dims, Tensor};
 use crate::threads::Threads;
 
@@ -93,6 +93,11 @@ impl Ctx {
     pub fn empty(&self, dims: impl Into<Dims>) -> Tensor {
         let dims = dims.into();
         Tensor::from_buffer(Pool::take(&self.buffers, dims.len()), dims)
+    }
+
+    /// What the tensors made by this context take of memory.
+    pub fn buffer_bytes(&self) -> BufferBytes {
+        self.buffers.bytes()
     }
 
     /// A tensor of zeros.

@@ -2,9 +2,11 @@
 //!
 //! Absent on purpose: any operation. A tensor here is a shape and a buffer; `ops` gives it meaning.
 
-#![allow(unsafe_code, reason = "threads share jobs and slices, and a file is mapped")]
+#![allow(unsafe_code, reason = "threads share jobs and slices, and memory and files are mapped")]
 
+mod arena;
 mod ctx;
+mod experts;
 mod mmap;
 mod pool;
 mod rng;
@@ -14,11 +16,14 @@ mod store;
 mod tensor;
 mod threads;
 
+pub use arena::{Arena, Place};
 pub use ctx::{Ctx, CtxError, Isa, Level};
+pub use experts::{ExpertMemory, ExpertReads, ReadError, Streamed};
 pub use half::bf16;
 pub use mmap::Mmap;
+pub use pool::BufferBytes;
 pub use rng::Rng;
 pub use slab::Slab;
-pub use storage::{BLOCK, Codes, CodesRef, E4M3, Matrix, MatrixRef, Storage, Stored};
+pub use storage::{BLOCK, Codes, CodesRef, E4M3, GROUP, Matrix, MatrixRef, Storage, Stored, int4_row_bytes};
 pub use store::{NamedTensor, Slice, TensorSource};
 pub use tensor::{Dims, Tensor};

@@ -9,7 +9,10 @@ use std::ops::Deref;
 /// it by rename instead, which leaves the mapped file as it was. The operating system cannot forbid it, so read what
 /// decides anything (lengths, offsets, text) through the file, and take only plain numbers from here.
 #[derive(Debug)]
-pub struct Mmap(memmap2::Mmap);
+pub struct Mmap {
+    map: memmap2::Mmap,
+    file: File,
+}
 
 impl Mmap {
     /// Maps the whole of `file`, which may be closed afterwards.
@@ -24,7 +27,22 @@ impl Mmap {
         // numbers, every bit pattern of which is a valid `u8`, and nothing that decides bounds or validity is taken
         // from mapped bytes.
         let map = unsafe { memmap2::Mmap::map(file) }?;
-        Ok(Self(map))
+        Ok(Self { map, file: file.try_clone()? })
+    }
+
+    /// Reads the bytes from `start` on into `out`, past the map: into memory that is ours to give back, in one request.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or has been cut short.
+    pub fn read(&self, start: usize, out: &mut [u8]) -> io::Result<()> {
+        #[cfg(unix)]
+        return std::os::unix::fs::FileExt::read_exact_at(&self.file, out, start as u64);
+        #[cfg(not(unix))]
+        {
+            let _ = &self.file;
+            out.copy_from_slice(&self.map[start..start + out.len()]);
+            Ok(())
+        }
     }
 }
 
@@ -32,6 +50,6 @@ impl Deref for Mmap {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.map
     }
 }

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, io};
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
@@ -32,6 +32,29 @@ impl<T: Pod> Slab<T> {
         let readable = cfg!(target_endian = "little") || size_of::<T>() == 1;
         let fits = bytemuck::try_cast_slice::<u8, T>(&file[bytes.clone()]).is_ok();
         (readable && fits).then(|| Self(Place::Mapped(Arc::clone(file), bytes)))
+    }
+
+    /// The same numbers in memory of their own, read from the file if that is where they lie.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&self) -> io::Result<Self> {
+        match &self.0 {
+            Place::Memory(_) => Ok(self.clone()),
+            Place::Mapped(file, bytes) => {
+                let mut values = vec![T::zeroed(); bytes.len() / size_of::<T>()];
+                file.read(bytes.start, bytemuck::cast_slice_mut(&mut values))?;
+                Ok(Self::from_vec(values))
+            }
+        }
+    }
+
+    /// Whether another clone is in use.
+    pub fn is_shared(&self) -> bool {
+        match &self.0 {
+            Place::Memory(values) => Arc::strong_count(values) > 1,
+            Place::Mapped(file, _) => Arc::strong_count(file) > 1,
+        }
     }
 
     /// Whether the numbers lie in a file: reading them may have to wait for a disk, and takes no memory of ours.

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
+use crate::experts::{ExpertMemory, ReadError, Streamed};
 use crate::slab::Slab;
 use crate::tensor::{Dims, Tensor};
 
@@ -13,6 +14,8 @@ pub enum Storage {
     F32(Tensor),
     /// Matrices as a checkpoint stores them, only read.
     Stored(Stored),
+    /// Experts that are read from their files when they are needed.
+    Streamed(Streamed),
 }
 
 /// Matrices of as many columns, one below the other.
@@ -46,6 +49,21 @@ pub enum Codes {
         /// `[⌈rows / BLOCK⌉, ⌈cols / BLOCK⌉]`.
         scales: Slab<f32>,
     },
+    /// Signed integers of 8 bits, and a bf16 scale for each [`GROUP`] columns of a row: 8.5 bits a weight.
+    Int8 {
+        /// `[rows, cols]`: the sign in the upper bit, the magnitude in the others.
+        codes: Slab<u8>,
+        /// `[rows, ⌈cols / GROUP⌉]`.
+        scales: Slab<bf16>,
+    },
+    /// Integers from -8 to 7, and a bf16 scale for each [`GROUP`] columns of a row: 4.5 bits a weight.
+    Int4 {
+        /// `[rows, ⌈cols / 128⌉ · 64]`: byte `j` of the 64 bytes of 128 columns holds column `j` in its lower half and
+        /// column `64 + j` in its upper half, each as the integer plus 8. What is behind the last column is 0.
+        codes: Slab<u8>,
+        /// `[rows, ⌈cols / GROUP⌉]`.
+        scales: Slab<bf16>,
+    },
 }
 
 /// A matrix `[rows, cols]`, row-major, borrowed.
@@ -73,11 +91,33 @@ pub enum CodesRef<'a> {
         /// `[⌈rows / BLOCK⌉, ⌈cols / BLOCK⌉]`.
         scales: &'a [f32],
     },
+    /// Integers of 8 bits and the scales of their groups.
+    Int8 {
+        /// As in [`Codes::Int8`].
+        codes: &'a [u8],
+        /// `[rows, ⌈cols / GROUP⌉]`.
+        scales: &'a [bf16],
+    },
+    /// Integers of 4 bits and the scales of their groups.
+    Int4 {
+        /// As in [`Codes::Int4`].
+        codes: &'a [u8],
+        /// `[rows, ⌈cols / GROUP⌉]`.
+        scales: &'a [bf16],
+    },
 }
 
 /// The rows and columns that share a scale in block-FP8. It is never inferred from shapes: 192 rows with two scales are a
 /// block of 128 and one of 64, not two of 96.
 pub const BLOCK: usize = 128;
+
+/// The columns of a row that share a scale in the integer formats.
+pub const GROUP: usize = 32;
+
+/// The bytes of a row of `cols` integers of 4 bits.
+pub fn int4_row_bytes(cols: usize) -> usize {
+    cols.div_ceil(128) * 64
+}
 
 /// The value of each E4M3FN code.
 pub const E4M3: [f32; 256] = {
@@ -117,6 +157,10 @@ impl Matrix {
             Codes::F32(values) => values.len() == rows * cols,
             Codes::Bf16(values) => values.len() == rows * cols,
             Codes::Fp8 { codes, scales: s } => codes.len() == rows * cols && s.len() == scales,
+            Codes::Int8 { codes, scales } => codes.len() == rows * cols && scales.len() == rows * cols.div_ceil(GROUP),
+            Codes::Int4 { codes, scales } => {
+                codes.len() == rows * int4_row_bytes(cols) && scales.len() == rows * cols.div_ceil(GROUP)
+            }
         };
         assert!(fits, "{codes:?} is no matrix of {rows} × {cols}");
         Self { rows, cols, codes }
@@ -127,12 +171,19 @@ impl Matrix {
         [self.rows, self.cols]
     }
 
+    /// Its numbers.
+    pub fn codes(&self) -> &Codes {
+        &self.codes
+    }
+
     /// Borrows it.
     pub fn view(&self) -> MatrixRef<'_> {
         let codes = match &self.codes {
             Codes::F32(values) => CodesRef::F32(values),
             Codes::Bf16(values) => CodesRef::Bf16(values),
             Codes::Fp8 { codes, scales } => CodesRef::Fp8 { codes, scales },
+            Codes::Int8 { codes, scales } => CodesRef::Int8 { codes, scales },
+            Codes::Int4 { codes, scales } => CodesRef::Int4 { codes, scales },
         };
         MatrixRef { rows: self.rows, cols: self.cols, codes }
     }
@@ -143,13 +194,15 @@ impl Matrix {
             Codes::F32(values) => 4 * values.len(),
             Codes::Bf16(values) => 2 * values.len(),
             Codes::Fp8 { codes, scales } => codes.len() + 4 * scales.len(),
+            Codes::Int8 { codes, scales } | Codes::Int4 { codes, scales } => codes.len() + 2 * scales.len(),
         };
         bytes as u64
     }
 }
 
 impl MatrixRef<'_> {
-    /// Writes row `row`, from column `start` on, into `out`, as f32: exact (FP8: the f32 product of code and scale).
+    /// Writes row `row`, from column `start` on, into `out`, as f32: exact (FP8 and integers: the f32 product of code and
+    /// scale).
     pub fn read_f32(&self, row: usize, start: usize, out: &mut [f32]) {
         let at = row * self.cols + start;
         match self.codes {
@@ -159,6 +212,22 @@ impl MatrixRef<'_> {
                 let scales = &scales[row / BLOCK * self.cols.div_ceil(BLOCK)..];
                 for (i, (x, code)) in out.iter_mut().zip(&codes[at..]).enumerate() {
                     *x = E4M3[*code as usize] * scales[(start + i) / BLOCK];
+                }
+            }
+            CodesRef::Int8 { codes, scales } => {
+                let scales = &scales[row * self.cols.div_ceil(GROUP)..];
+                for (i, (x, code)) in out.iter_mut().zip(&codes[at..]).enumerate() {
+                    let magnitude = f32::from(code & 0x7F);
+                    *x = if *code < 0x80 { magnitude } else { -magnitude } * scales[(start + i) / GROUP].to_f32();
+                }
+            }
+            CodesRef::Int4 { codes, scales } => {
+                let codes = &codes[row * int4_row_bytes(self.cols)..];
+                let scales = &scales[row * self.cols.div_ceil(GROUP)..];
+                for (i, x) in (start..).zip(out) {
+                    let byte = codes[i / 128 * 64 + i % 64];
+                    let code = if i % 128 < 64 { byte & 15 } else { byte >> 4 };
+                    *x = (f32::from(code) - 8.0) * scales[i / GROUP].to_f32();
                 }
             }
         }
@@ -189,6 +258,16 @@ impl Stored {
     pub fn matrices(&self) -> &[Matrix] {
         &self.matrices
     }
+
+    /// Those of group `e`, as [`Storage::group`] has them.
+    pub fn group(&self, e: usize) -> &[Matrix] {
+        &self.matrices[e * self.per_group..(e + 1) * self.per_group]
+    }
+
+    /// The shape.
+    pub fn shape(&self) -> Dims {
+        self.dims
+    }
 }
 
 impl Storage {
@@ -206,11 +285,32 @@ impl Storage {
         Self::matrix(Matrix::new(dims[0], dims[1], Codes::Bf16(Slab::from_vec(values))))
     }
 
+    /// The same weight, its experts to be read when they are needed, into the room of `memory`. What is no stored expert
+    /// stays as it is.
+    #[must_use]
+    pub fn streamed(self, memory: &Arc<ExpertMemory>) -> Self {
+        match self {
+            Self::Stored(stored) if stored.dims.as_slice().len() == 3 => Self::Streamed(Streamed::new(stored, memory)),
+            other => other,
+        }
+    }
+
+    /// Experts `experts` of a streamed weight, in memory: `[experts.len(), N, K]`. `None` for weights that are at hand.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn bring(&self, experts: &[usize]) -> Result<Option<Self>, ReadError> {
+        let Self::Streamed(streamed) = self else { return Ok(None) };
+        let [_, n, k] = self.dims();
+        let matrices = streamed.bring(experts)?.iter().flat_map(|m| m.iter().cloned()).collect();
+        Ok(Some(Self::Stored(Stored::new(matrices, [experts.len(), n, k]))))
+    }
+
     /// The shape.
     pub fn shape(&self) -> Dims {
         match self {
             Self::F32(t) => t.shape(),
-            Self::Stored(s) => s.dims,
+            Self::Stored(s) | Self::Streamed(Streamed { stored: s, .. }) => s.dims,
         }
     }
 
@@ -224,7 +324,9 @@ impl Storage {
     pub fn size_bytes(&self) -> u64 {
         match self {
             Self::F32(t) => 4 * t.len() as u64,
-            Self::Stored(s) => s.matrices.iter().map(Matrix::size_bytes).sum(),
+            Self::Stored(s) | Self::Streamed(Streamed { stored: s, .. }) => {
+                s.matrices.iter().map(Matrix::size_bytes).sum()
+            }
         }
     }
 
@@ -237,7 +339,8 @@ impl Storage {
                 let values = &t.data()[e * n * k..(e + 1) * n * k];
                 (Some(MatrixRef { rows: n, cols: k, codes: CodesRef::F32(values) }), [].iter())
             }
-            Self::Stored(s) => (None, s.matrices[e * s.per_group..(e + 1) * s.per_group].iter()),
+            // Experts that are streamed are read through the map if nobody brought them.
+            Self::Stored(s) | Self::Streamed(Streamed { stored: s, .. }) => (None, s.group(e).iter()),
         };
         tensor.into_iter().chain(stored.map(Matrix::view))
     }
@@ -250,7 +353,7 @@ impl Storage {
     pub fn f32(&self) -> &Tensor {
         match self {
             Self::F32(t) => t,
-            Self::Stored(_) => panic!("expected an f32 weight, found one as it is stored"),
+            Self::Stored(_) | Self::Streamed(_) => panic!("expected an f32 weight, found one as it is stored"),
         }
     }
 
@@ -262,7 +365,7 @@ impl Storage {
     pub fn f32_mut(&mut self) -> &mut Tensor {
         match self {
             Self::F32(t) => t,
-            Self::Stored(_) => panic!("expected an f32 weight, found one as it is stored"),
+            Self::Stored(_) | Self::Streamed(_) => panic!("expected an f32 weight, found one as it is stored"),
         }
     }
 
@@ -282,7 +385,7 @@ impl Storage {
     pub fn to_f32(&self) -> Vec<f32> {
         match self {
             Self::F32(t) => t.data().to_vec(),
-            Self::Stored(s) => {
+            Self::Stored(s) | Self::Streamed(Streamed { stored: s, .. }) => {
                 let mut out = vec![0.0; s.dims.len()];
                 let mut rest = &mut out[..];
                 for matrix in s.matrices.iter().map(Matrix::view) {
@@ -334,6 +437,22 @@ mod tests {
             w.read_row(i, &mut row);
             assert_eq!([row[127], row[128]], [left, right], "row {i}");
         }
+    }
+
+    #[test]
+    fn integers_are_read_as_their_layout_says() {
+        let (cols, scales) = (130, vec![bf16::from_f32(2.0); 5]);
+        let mut codes = vec![0; cols];
+        (codes[0], codes[129]) = (0x83, 0x7F);
+        let int8 = Codes::Int8 { codes: Slab::from_vec(codes), scales: Slab::from_vec(scales.clone()) };
+        let row = Storage::matrix(Matrix::new(1, cols, int8)).to_f32();
+        assert_eq!([row[0], row[1], row[129]], [-6.0, 0.0, 254.0]);
+
+        let mut codes = vec![0x88; 128];
+        (codes[1], codes[65]) = (0xF0, 0x09);
+        let int4 = Codes::Int4 { codes: Slab::from_vec(codes), scales: Slab::from_vec(scales) };
+        let row = Storage::matrix(Matrix::new(1, cols, int4)).to_f32();
+        assert_eq!([row[0], row[1], row[65], row[128], row[129]], [0.0, -16.0, 14.0, 0.0, 2.0]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Tensor {
     /// # Panics
     /// When the length does not fit the dimensions.
     pub fn from_vec(data: Vec<f32>, dims: impl Into<Dims>) -> Self {
-        Self::from_buffer(Buffer::owned(data), dims.into())
+        Self::from_buffer(Buffer::Owned(data), dims.into())
     }
 
     pub(crate) fn from_buffer(buffer: Buffer, dims: Dims) -> Self {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use checkpoint::Reader;
+use checkpoint::{Load, Reader};
 use config::ModelConfig;
 use model::Model;
 use serde_json::Value;
@@ -62,8 +62,17 @@ impl Golden {
 
     /// Its checkpoint, loaded in f32.
     pub fn model(&self) -> Model {
+        self.load(Load::F32)
+    }
+
+    /// Its checkpoint as it is stored.
+    pub fn stored_model(&self) -> Model {
+        self.load(Load::AsStored)
+    }
+
+    fn load(&self, load: Load) -> Model {
         let config = ModelConfig::read(self.dir.join("config.json")).expect("config.json");
-        let reader = Reader::open(&self.dir).expect("the checkpoint");
+        let reader = Reader::open(&self.dir).expect("the checkpoint").with_dtype(load);
         Model::load(&config, &reader).expect("the checkpoint fits its config")
     }
 

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::report::units;
+
 /// Why a run could not be made, continued or finished.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -63,6 +65,22 @@ pub enum Error {
         batch: String,
         /// The newest checkpoint on disk.
         checkpoint: Option<PathBuf>,
+    },
+    /// The machine has not the memory that the run needs.
+    #[error(
+        "the run needs {}B of memory, and {}B are {limit}; {advice}; `hadal plan` shows what it is made of",
+        units::scaled(*.needed as f64),
+        units::scaled(*.available as f64)
+    )]
+    Memory {
+        /// Bytes of the plan.
+        needed: u64,
+        /// Bytes that there are.
+        available: u64,
+        /// What limits them.
+        limit: String,
+        /// What to change.
+        advice: String,
     },
     /// The compute threads could not be started.
     #[error(transparent)]

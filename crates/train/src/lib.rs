@@ -5,6 +5,7 @@
 mod error;
 pub mod guard;
 pub mod optimizer;
+pub mod plan;
 mod prepare;
 pub mod pretrain;
 pub mod report;

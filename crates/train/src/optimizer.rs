@@ -21,7 +21,7 @@ impl Optimizer {
             FloatType::F32 => Moments::f32(len),
             FloatType::Bf16 => Moments::bf16(len),
         };
-        let moments = params.0.iter().map(|p| p.kind.is_trained().then(|| zeros(p.value.shape().len()))).collect();
+        let moments = params.all.iter().map(|p| p.kind.is_trained().then(|| zeros(p.value.shape().len()))).collect();
         Self { moments, steps: 0 }
     }
 
@@ -39,7 +39,7 @@ impl Optimizer {
         // 1e-6 keeps the quotient finite; with it a gradient at the limit shrinks by a millionth (`spec` 1.2).
         let grad_scale = (settings.clip_norm / (grad_norm + 1e-6)).min(1.0);
         let ids = (0..).map(ParamId);
-        for ((id, param), moments) in ids.zip(&mut params.0).zip(&mut self.moments) {
+        for ((id, param), moments) in ids.zip(&mut params.all).zip(&mut self.moments) {
             let (Some(grad), Some(moments)) = (grads.get(id), moments) else { continue };
             let hyper = Hyper {
                 lr,

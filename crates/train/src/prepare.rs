@@ -133,7 +133,8 @@ fn corpus(recipe: &Recipe) -> Corpus {
     Corpus { held_out, boundary_split_rate, ..corpus }
 }
 
-fn sources(recipe: &Recipe) -> Vec<Source> {
+/// A recipe's sources.
+pub(crate) fn sources(recipe: &Recipe) -> Vec<Source> {
     let source = |s: &config::recipe::Source| Source {
         name: s.name.clone(),
         paths: s.paths.iter().map(|p| p.to_string_lossy().into_owned()).collect(),

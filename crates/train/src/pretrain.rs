@@ -14,6 +14,7 @@ use tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::guard::{Guard, Problem};
 use crate::optimizer::Optimizer;
+use crate::plan::{Plan, available};
 use crate::prepare;
 use crate::report::Observer;
 use crate::report::metrics::{Event, Sample, StepMetrics, ValidationMetrics};
@@ -62,10 +63,11 @@ impl Run {
     /// A new run in the recipe's directory. `say` gets what happens before training, a line at a time.
     ///
     /// # Errors
-    /// When the directory holds a run already, or any part of the recipe cannot be made.
+    /// When the directory holds a run already, the machine has not the memory, or any part of the recipe cannot be made.
     pub fn create(recipe: Recipe, say: &mut dyn FnMut(String)) -> Result<Self> {
         // Refused before a directory is made: contradictions between recipe and model.
         recipe.model_config()?;
+        check_memory(&recipe)?;
         let dir = RunDir::create(&recipe)?;
         Self::assemble(dir.clone(), recipe, false, say).inspect_err(|_| dir.abandon())
     }
@@ -74,10 +76,11 @@ impl Run {
     /// number to use beside the recipe's: results do not depend on it.
     ///
     /// # Errors
-    /// When there is no run, or a part of it is missing, damaged or contradictory.
+    /// When there is no run, the machine has not the memory, or a part of it is missing, damaged or contradictory.
     pub fn resume(root: &Path, threads: impl Fn(usize) -> usize, say: &mut dyn FnMut(String)) -> Result<Self> {
         let (dir, mut recipe) = RunDir::open(root)?;
         recipe.threads = threads(recipe.threads);
+        check_memory(&recipe)?;
         Self::assemble(dir, recipe, true, say)
     }
 
@@ -109,11 +112,12 @@ impl Run {
                 Progress { step: 0, tokens: 0, elapsed_s: 0.0, loader: loader.state(), guard: Guard::default() };
             (model, optimizer, loader, start)
         };
+        let model = model.with_precision(step::precision(&recipe));
         let flops = Counts::of(&config, recipe.data.seq_len as u32).flops_per_token;
         let grads = Gradients::new(&ctx, &model.params);
         Ok(Self {
             flops_per_token: (flops.training + flops.training_mtp) as f64,
-            peak_flops: ops::peak::flops(&ctx),
+            peak_flops: ops::machine::flops(&ctx, step::precision(&recipe)),
             dir,
             recipe,
             ctx,
@@ -327,4 +331,13 @@ impl Run {
         let _ = observer.finish();
         Error::Diverged { step, problem, batch, checkpoint: self.checkpoint() }
     }
+}
+
+/// Refuses a run that would not fit this machine's memory: it would end much later, and less clearly.
+fn check_memory(recipe: &Recipe) -> Result<()> {
+    let threads = match recipe.threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        n => n,
+    };
+    Plan::of(recipe, threads)?.check(recipe, threads, available().as_ref())
 }

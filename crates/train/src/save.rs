@@ -124,7 +124,7 @@ pub fn load(path: &Path, config: &config::ModelConfig, storage: FloatType) -> Re
     let reader = Reader::open_file(state.join("optimizer.safetensors"))?;
     let mut optimizer = Optimizer::new(&model.params, storage);
     optimizer.steps = progress.step;
-    for (param, moments) in model.params.0.iter().zip(&mut optimizer.moments) {
+    for (param, moments) in model.params.all.iter().zip(&mut optimizer.moments) {
         let Some(moments) = moments else { continue };
         let mut start = 0;
         for part in &param.parts {
@@ -149,7 +149,7 @@ pub fn load(path: &Path, config: &config::ModelConfig, storage: FloatType) -> Re
 /// Both moments of every parameter, under the names of its checkpoint tensors.
 fn moments<'a>(params: &'a Params, optimizer: &'a Optimizer) -> Vec<NamedValues<'a>> {
     let mut out = Vec::new();
-    for (param, moments) in params.0.iter().zip(&optimizer.moments) {
+    for (param, moments) in params.all.iter().zip(&optimizer.moments) {
         let Some(moments) = moments else { continue };
         let mut start = 0;
         for part in &param.parts {

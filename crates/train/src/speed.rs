@@ -1,30 +1,46 @@
 //! How fast this machine takes the steps of a recipe.
 
-use std::time::Instant;
-
 use config::Recipe;
 use data::{Batch, IGNORE, Origin};
 use model::{Gradients, Model};
+use ops::bench::Spread;
 use tensor::{Ctx, Rng};
 
 use crate::error::Result;
 use crate::optimizer::Optimizer;
 use crate::step;
 
-/// f32 operations per second that the context's threads reach at most, measured.
-pub fn peak_flops(ctx: &Ctx) -> f64 {
-    ops::peak::flops(ctx)
+/// How long steps take.
+#[derive(Clone, Debug)]
+pub struct Speed {
+    /// Tokens of a step.
+    pub tokens: usize,
+    /// Seconds of a step.
+    pub seconds: Spread,
 }
 
-/// Tokens per second of whole steps on random tokens: the median of some seconds of steps. The routing of a fresh model
-/// is near uniform, which is what a trained one is held to.
+/// Steps that are not counted: they meet empty caches and buffers.
+const WARM_UP: usize = 2;
+/// Steps that are counted, at least.
+const STEPS: usize = 5;
+/// How long to go on, at least.
+const SECONDS: f64 = 3.0;
+
+impl Speed {
+    /// Tokens a second.
+    pub fn tokens_per_s(&self) -> Spread {
+        self.seconds.rate_of(self.tokens as f64)
+    }
+}
+
+/// Times whole steps on random tokens. The routing of a fresh model is near uniform, which is what a trained one is held
+/// to.
 ///
 /// # Errors
 /// When the recipe's model is refused.
-pub fn tokens_per_s(ctx: &Ctx, recipe: &Recipe) -> Result<f64> {
-    const SECONDS: f64 = 3.0;
+pub fn measure(ctx: &Ctx, recipe: &Recipe) -> Result<Speed> {
     let config = recipe.model_config()?;
-    let mut model = Model::random(&config, recipe.model.init_std, recipe.seed);
+    let mut model = Model::random(&config, recipe.model.init_std, recipe.seed).with_precision(step::precision(recipe));
     let mut optimizer = Optimizer::new(&model.params, recipe.optim.moments);
     let mut grads = Gradients::new(ctx, &model.params);
     let now = step::scheduled(recipe, 0, 0);
@@ -42,15 +58,10 @@ pub fn tokens_per_s(ctx: &Ctx, recipe: &Recipe) -> Result<f64> {
         origins: vec![Origin { source: 0, epoch: 0, row: 0 }; now.sequences],
     };
 
-    let mut seconds = Vec::new();
-    let begin = Instant::now();
-    // The first steps meet empty caches and buffers.
-    while seconds.len() < 5 || begin.elapsed().as_secs_f64() < SECONDS {
-        let start = Instant::now();
+    let mut take = || {
         let measured = step::forward_backward(ctx, &model, &mut grads, recipe, now, &batch);
         step::update(ctx, &mut model, &mut optimizer, &grads, recipe, now, &measured);
-        seconds.push(start.elapsed().as_secs_f64());
-    }
-    seconds.sort_by(f64::total_cmp);
-    Ok(tokens as f64 / seconds[seconds.len() / 2])
+    };
+    (0..WARM_UP).for_each(|_| take());
+    Ok(Speed { tokens, seconds: Spread::of_seconds(STEPS, SECONDS, take) })
 }

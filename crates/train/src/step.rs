@@ -1,8 +1,9 @@
 //! One optimizer step, in the order of `spec/training.md` 1.10.
 
-use config::recipe::Recipe;
+use config::recipe::{FloatType, Recipe};
 use data::Batch;
 use model::{Gradients, Model, Outcome, Recompute, Scales};
+use ops::Precision;
 use tensor::Ctx;
 
 use crate::optimizer::{Optimizer, grad_norm};
@@ -35,6 +36,14 @@ pub struct Measured {
     pub grad_norm: f64,
     /// Rows routed to each expert of each mixture layer.
     pub expert_load: Vec<Vec<u64>>,
+}
+
+/// What the operands of a run's products are rounded to.
+pub fn precision(recipe: &Recipe) -> Precision {
+    match recipe.train.precision {
+        FloatType::F32 => Precision::F32,
+        FloatType::Bf16 => Precision::Bf16,
+    }
 }
 
 /// The schedules of a step that begins after `steps` steps and `tokens` consumed tokens.
@@ -102,7 +111,7 @@ pub fn update(
     optimizer.step(ctx, &mut model.params, grads, &recipe.optim, now.lr, measured.grad_norm);
     for (id, load) in model.routing_biases().into_iter().zip(&measured.expert_load) {
         let Some(id) = id else { continue };
-        let bias = model.params.0[id.0].value.f32_mut().data_mut();
+        let bias = model.params.all[id.0].value.f32_mut().data_mut();
         let total: u64 = load.iter().sum();
         for (bias, &count) in bias.iter_mut().zip(load) {
             // sign(mean − count), compared as integers: both sides times the number of experts.

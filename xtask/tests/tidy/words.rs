@@ -15,6 +15,8 @@ const HOSTS: &[&str] = &[
     "keepachangelog.com",
     "semver.org",
     "www.apache.org",
+    // The name of SVG, which a file of its own must give.
+    "www.w3.org",
 ];
 
 /// Where dependencies come from.

@@ -3,6 +3,8 @@
 mod damage;
 mod files;
 mod fp8;
+mod integers;
 mod reading;
 mod replacing;
+mod streaming;
 mod writing;

@@ -11,7 +11,7 @@ use crate::load::{self, Loaded};
 use crate::sampling::{request, stream};
 
 pub(crate) fn run(ctx: &Ctx, args: &Chat) -> Result<ExitCode> {
-    let loaded = load::everything(&args.model)?;
+    let loaded = load::everything(&args.model, args.compute)?;
     converse(ctx, &loaded, args.system.as_deref(), &args.sampling)
 }
 

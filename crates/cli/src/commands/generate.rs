@@ -12,7 +12,7 @@ use crate::load;
 use crate::sampling::{request, stream};
 
 pub(crate) fn run(ctx: &Ctx, args: &Generate) -> Result<ExitCode> {
-    let loaded = load::everything(&args.model)?;
+    let loaded = load::everything(&args.model, args.compute)?;
     let text = if let Some(text) = &args.prompt {
         text.clone()
     } else {

@@ -5,6 +5,7 @@ use anyhow::Result;
 use config::counts::Counts;
 use config::{ModelConfig, presets};
 
+use super::stored::{self, Stored};
 use crate::args::Inspect;
 use crate::load;
 
@@ -14,10 +15,16 @@ pub(crate) fn run(args: &Inspect) -> Result<ExitCode> {
     let is_path = path.exists() || path.components().count() > 1 || path.extension().is_some_and(|e| e == "json");
     let config = if is_path { load::config(path)? } else { presets::preset(&args.model)? };
     let counts = Counts::of(&config, args.seq_len);
+    let stored = if is_path && path.is_dir() { stored::table(&config, path)? } else { Vec::new() };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&counts)?);
+        let mut report = serde_json::to_value(&counts)?;
+        if !stored.is_empty() {
+            report["stored"] = serde_json::to_value(&stored)?;
+        }
+        println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print(&config, &counts);
+        print_stored(&stored);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -65,6 +72,22 @@ fn print(config: &ModelConfig, counts: &Counts) {
     println!("\nCache bytes per token");
     row("  latent, bf16", number(counts.kv_cache.bytes_bf16));
     row("  latent, f32", number(counts.kv_cache.bytes_f32));
+}
+
+fn print_stored(stored: &[Stored]) {
+    if stored.is_empty() {
+        return;
+    }
+    println!("\nStored in the directory{:>18}{:>26}{:>16}", "weights", "bytes", "bits a weight");
+    let row = |name: &str, format: &str, [weights, parameters, bytes]: [u64; 3]| {
+        let bits = 8.0 * bytes as f64 / parameters as f64;
+        println!("  {name:<12}{format:<7}{:>20}{:>26}{bits:>16.3}", digits(weights.into()), digits(bytes.into()));
+    };
+    for s in stored {
+        row(s.part, s.format, [s.weights, s.parameters, s.bytes]);
+    }
+    let sum = |of: fn(&Stored) -> u64| stored.iter().map(of).sum();
+    row("together", "", [sum(|s| s.weights), sum(|s| s.parameters), sum(|s| s.bytes)]);
 }
 
 /// `671026419200` as `671,026,419,200`.

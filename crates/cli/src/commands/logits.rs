@@ -1,20 +1,16 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use checkpoint::{Load, NamedValues, Values};
+use checkpoint::{NamedValues, Values};
 use tensor::{Ctx, Tensor};
 
-use crate::args::{Dtype, Logits};
+use crate::args::{Compute, Logits};
 use crate::failure::Usage;
 use crate::load;
 
 /// Writes the tensors of `testdata/golden/README.md` under the names given there.
 pub(crate) fn run(ctx: &Ctx, args: &Logits) -> Result<ExitCode> {
-    let load = match args.dtype {
-        Dtype::F32 => Load::F32,
-        Dtype::Bf16 => Load::AsStored,
-    };
-    let model = load::weights(&args.model, load)?;
+    let model = load::weights(&args.model, Compute { dtype: Some(args.dtype), ..Compute::default() })?;
     let (vocab_size, limit) = (model.config.vocab_size, model.config.max_position_embeddings);
     if let Some(id) = args.ids.iter().find(|&&id| id as usize >= vocab_size) {
         return Err(Usage(format!("--ids holds {id}, but the model's vocab_size is {vocab_size}")).into());

@@ -2,21 +2,27 @@
 
 mod bench;
 mod chat;
+mod convert;
+mod eval;
 mod generate;
 mod init;
 mod inspect;
 mod logits;
 mod pretrain;
 mod quickstart;
+mod status;
+mod stored;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Result;
 use tensor::Ctx;
 
 use crate::args::{Args, Command};
 
-pub(crate) fn run(args: Args) -> Result<ExitCode> {
+/// `started` is when the program began.
+pub(crate) fn run(args: Args, started: Instant) -> Result<ExitCode> {
     let threads = Threads::new(args.threads)?;
     match args.command {
         Command::Quickstart(args) => quickstart::run(&args, threads.with(0)),
@@ -26,7 +32,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         Command::Generate(args) => generate::run(&Ctx::new(threads.with(0))?, &args),
         Command::Chat(args) => chat::run(&Ctx::new(threads.with(0))?, &args),
         Command::Logits(args) => logits::run(&Ctx::new(threads.with(0))?, &args),
-        Command::Bench(args) => bench::run(&args, threads),
+        Command::Bench(args) => bench::run(&args, threads, started),
+        Command::Convert(args) => convert::run(&Ctx::new(threads.with(0))?, &args),
+        Command::Eval(args) => eval::run(&Ctx::new(threads.with(0))?, &args),
         Command::Inspect(args) => inspect::run(&args),
     }
 }

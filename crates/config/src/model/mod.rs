@@ -8,6 +8,7 @@ mod rope;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod weights;
 
 use std::ops::Deref;
 use std::path::Path;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 pub use error::ModelConfigError;
 pub use quantization::{QuantizationConfig, ScaleFormat};
 pub use rope::Yarn;
+pub use weights::{Weight, WeightFormat, WeightPart};
 
 /// A validated model configuration together with the JSON it came from.
 ///
@@ -94,7 +96,7 @@ pub struct ModelFields {
     pub tie_word_embeddings: bool,
     /// MTP layers declared. A re-saved checkpoint may keep the key and drop the tensors, so the tensors decide.
     pub num_nextn_predict_layers: usize,
-    /// Block-FP8 storage of the weights, or `None` for unquantised weights.
+    /// How quantised weights are stored, or `None` if there are none.
     pub quantization_config: Option<QuantizationConfig>,
     /// The token that starts a sequence, if the model has one.
     pub bos_token_id: Option<u32>,

@@ -240,7 +240,7 @@ impl<'a> Reader<'a> {
         if self.value(key).is_some() { self.bool(key) } else { Ok(default) }
     }
 
-    fn only_integer(&self, key: &str, only: usize, accepted: &'static str) -> Result<(), ModelConfigError> {
+    pub(super) fn only_integer(&self, key: &str, only: usize, accepted: &'static str) -> Result<(), ModelConfigError> {
         match self.size_or(key, only)? {
             found if found == only => Ok(()),
             found => Err(self.unsupported(key, &found.to_string(), accepted)),

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::{Dtype, ModelConfig, ModelType, ScaleFormat, Scoring, TopkMethod, Yarn};
+use super::{
+    Dtype, ModelConfig, ModelType, QuantizationConfig, ScaleFormat, Scoring, TopkMethod, WeightFormat, WeightPart, Yarn,
+};
 use crate::presets::{PRESETS, preset};
 
 const SAVED_BY_TRANSFORMERS: &str = include_str!("../../testdata/save_pretrained.json");
@@ -38,8 +40,9 @@ fn v3_is_read_under_its_own_names() {
         (v3.bos_token_id, v3.eos_token_id.as_slice(), v3.dtype),
         (Some(0), [1].as_slice(), Some(Dtype::Bfloat16))
     );
-    assert_eq!(v3.quantization_config.unwrap().scale_fmt, ScaleFormat::Float);
-    assert_eq!(preset("deepseek-v3.1").unwrap().quantization_config.unwrap().scale_fmt, ScaleFormat::Ue8m0);
+    let fp8 = |scale_fmt| Some(QuantizationConfig::Fp8 { scale_fmt });
+    assert_eq!(v3.quantization_config, fp8(ScaleFormat::Float));
+    assert_eq!(preset("deepseek-v3.1").unwrap().quantization_config, fp8(ScaleFormat::Ue8m0));
 }
 
 #[test]
@@ -205,6 +208,23 @@ fn contradictions_name_the_fields_and_their_values() {
             json!({"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 128]}}),
             vec!["weight_block_size is \"[64,128]\"", "[128, 128]"],
         ),
+        (json!({"quantization_config": {"quant_method": "hadal"}}), vec!["quantization_config.version is missing"]),
+        (
+            json!({"quantization_config": {"quant_method": "hadal", "version": 2, "weights": {}}}),
+            vec!["quantization_config.version is \"2\"", "accepted: 1"],
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "hadal", "version": 1, "weights": []}}),
+            vec!["quantization_config.weights must be an object"],
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "hadal", "version": 1, "weights": {"router": "q4"}}}),
+            vec!["quantization_config.weights is \"router\"", "experts, attention"],
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "hadal", "version": 1, "weights": {"head": "bf16"}}}),
+            vec!["quantization_config.weights.head is \"bf16\"", "q4, q8, fp8"],
+        ),
         (json!({"eos_token_id": [1, 320]}), vec!["eos_token_id = 320", "vocab_size = 320"]),
         (json!({"hidden_size": 0}), vec!["hidden_size must be at least 1", "found 0"]),
         (json!({"hidden_size": "64"}), vec!["hidden_size must be a non-negative integer, found \"64\""]),
@@ -299,5 +319,19 @@ proptest! {
                 prop_assert!(counts.parameters.main > 0 && config.softmax_scale().is_finite());
             }
         }
+    }
+}
+
+#[test]
+fn quantised_formats_come_back() {
+    let weights = [(WeightPart::Experts, WeightFormat::Q4), (WeightPart::Head, WeightFormat::Fp8)].into();
+    for block in [
+        QuantizationConfig::Hadal { weights },
+        QuantizationConfig::Fp8 { scale_fmt: ScaleFormat::Float },
+        QuantizationConfig::Fp8 { scale_fmt: ScaleFormat::Ue8m0 },
+    ] {
+        let change = Map::from_iter([("quantization_config".to_owned(), block.to_json())]);
+        let config = preset("tiny").unwrap().with_overrides(&change).unwrap();
+        assert_eq!(config.quantization_config, Some(block));
     }
 }

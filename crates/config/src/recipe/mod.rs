@@ -158,6 +158,8 @@ pub struct Train {
     pub total_tokens: u64,
     /// Sequences per forward and backward pass.
     pub micro_batch: usize,
+    /// What the operands of products are rounded to.
+    pub precision: FloatType,
 }
 
 /// `[batch]`
@@ -233,7 +235,7 @@ pub struct Optim {
     pub moments: FloatType,
 }
 
-/// A type weights or moments are stored in.
+/// A type that numbers are stored in or rounded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FloatType {

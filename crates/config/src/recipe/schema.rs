@@ -149,6 +149,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("train.total_tokens", Int, Required, "Tokens to train on"),
     key("train.micro_batch", Int, Value("1"), "Sequences per forward and backward pass"),
+    key(
+        "train.precision",
+        OneOf(&["f32", "bf16"]),
+        Value("\"f32\""),
+        "What the operands of products are rounded to; sums, weights and everything else are f32",
+    ),
     key("batch.start", Int, Derived("batch.end"), "Sequences per step at the beginning"),
     key("batch.end", Int, Required, "Sequences per step after the ramp"),
     key("batch.ramp_tokens", Int, Value("0"), "Tokens over which the batch grows from `start` to `end`"),

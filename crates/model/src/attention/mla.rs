@@ -17,11 +17,13 @@
 use std::ops::Range;
 
 use config::{ModelConfig, ModelFields};
+use ops::mla_decode::Latents;
 use ops::{columns, mla_attention, mla_decode, residual, rms_norm, rope};
 use tensor::{Ctx, Tensor};
 
 use crate::grads::Sink;
-use crate::linear::{Linear, Norm};
+use crate::CacheKind;
+use crate::linear::{self, Linear, Norm};
 use crate::names;
 use crate::params::{Builder, Params};
 use crate::recompute::{Recompute, keep};
@@ -73,13 +75,6 @@ enum SavedQuery {
     Compressed { q_a: Tensor, norm: rms_norm::Saved, cq: Option<Tensor>, q: Option<Tensor> },
 }
 
-/// The cache of one sequence in one layer: what later tokens need of earlier ones, `rk + dr` numbers a token.
-#[derive(Clone, Debug, Default)]
-pub struct Cache {
-    latent: Vec<f32>,   // c [len, rk]
-    rope_key: Vec<f32>, // r [len, dr]
-}
-
 impl Mla {
     pub(crate) fn build<E>(b: &mut Builder<'_, E>, layer: usize, c: &ModelConfig) -> Result<Self, E> {
         let name = |field: &str| names::layer(layer, &format!("self_attn.{field}"));
@@ -120,7 +115,7 @@ impl Mla {
         let (q, query) = self.queries(ctx, p, x, &seqs.angles, again);
         let (latent, latent_in, latent_norm, rope_key) = self.latents(ctx, p, x, &seqs.angles);
         let kv = self.kv_b_proj.forward(ctx, p, &latent);
-        let (o, attention) = mla_attention::forward(ctx, &q, &kv, &rope_key, &seqs.cu_seqlens, self.dims, self.scale);
+        let (o, attention) = mla_attention::forward(ctx, &q, &kv, &rope_key, &seqs.cu_seqlens, self.dims, self.scale, p.precision);
         let y = self.o_proj.forward(ctx, p, &o);
         let latent = keep(again.rms_norm, &latent);
         let kv = keep(again.mla_up, &kv);
@@ -144,7 +139,7 @@ impl Mla {
         let kv = kv.unwrap_or_else(|| self.kv_b_proj.forward(ctx, p, &latent));
         let (q, query) = self.queries_again(ctx, p, x, &seqs.angles, query);
 
-        self.o_proj.backward_weight(ctx, sink, dy, &o);
+        self.o_proj.backward_weight(ctx, p, sink, dy, &o);
         let do_ = self.o_proj.backward_input(ctx, p, dy);
         let (mut dq, dkv, mut drope_key) = mla_attention::backward(
             ctx,
@@ -157,34 +152,63 @@ impl Mla {
             &seqs.cu_seqlens,
             self.dims,
             self.scale,
+            p.precision,
         );
         drop((q, kv, o, do_));
 
-        self.kv_b_proj.backward_weight(ctx, sink, &dkv, &latent);
+        self.kv_b_proj.backward_weight(ctx, p, sink, &dkv, &latent);
         let dlatent = self.kv_b_proj.backward_input(ctx, p, &dkv);
         let dlatent_in = self.kv_a_layernorm.backward(ctx, p, sink, dlatent, &latent_in, latent_norm);
         rope::backward(ctx, &mut drope_key, self.dims.dr, 0, &seqs.angles, self.layout);
         let da = columns::concat(ctx, &dlatent_in, &drope_key);
-        self.kv_a_proj_with_mqa.backward_weight(ctx, sink, &da, x);
+        self.kv_a_proj_with_mqa.backward_weight(ctx, p, sink, &da, x);
         let mut dx = self.kv_a_proj_with_mqa.backward_input(ctx, p, &da);
 
         self.rotate_queries_back(ctx, &mut dq, &seqs.angles);
         let dx_query = match (&self.query, query) {
             (Query::Direct { q_proj }, Latent::None) => {
-                q_proj.backward_weight(ctx, sink, &dq, x);
+                q_proj.backward_weight(ctx, p, sink, &dq, x);
                 q_proj.backward_input(ctx, p, &dq)
             }
             (Query::Compressed { q_a_proj, q_a_layernorm, q_b_proj }, Latent::Query { q_a, norm, cq }) => {
-                q_b_proj.backward_weight(ctx, sink, &dq, &cq);
+                q_b_proj.backward_weight(ctx, p, sink, &dq, &cq);
                 let dcq = q_b_proj.backward_input(ctx, p, &dq);
                 let dq_a = q_a_layernorm.backward(ctx, p, sink, dcq, &q_a, norm);
-                q_a_proj.backward_weight(ctx, sink, &dq_a, x);
+                q_a_proj.backward_weight(ctx, p, sink, &dq_a, x);
                 q_a_proj.backward_input(ctx, p, &dq_a)
             }
             _ => unreachable!("what a layer saved is of its own kind"),
         };
         residual::add(ctx, &mut dx, &dx_query);
         dx
+    }
+
+    /// An empty cache: `c [rk]` and `r [dr]` a token, what later tokens need of earlier ones.
+    pub fn new_cache(&self, kind: CacheKind) -> Latents {
+        Latents::new(kind, self.kv_lora_rank, self.dims.dr)
+    }
+
+    /// New tokens of one sequence against its cache, to which they are appended; `x` is `[T, D]`, normalised.
+    ///
+    /// Few tokens take the absorbed form, others the direct one, for which keys and values of the whole sequence are
+    /// made of its latents again: whichever needs fewer multiplications (`spec/model.md` 2.7).
+    pub fn prefill(&self, ctx: &Ctx, p: &Params, x: &Tensor, angles: &rope::CosSin, cache: &mut Latents) -> Tensor {
+        let [t, _] = x.dims();
+        let (q, _) = self.queries(ctx, p, x, angles, Recompute::ALL);
+        let (latent, _, _, rope_key) = self.latents(ctx, p, x, angles);
+        let first = cache.len();
+        cache.append(ctx, latent.data(), rope_key.data());
+        let o = if first > 0 && t < self.direct_from() {
+            self.absorbed(ctx, p, &q, &[mla_decode::Query { cache, rows: 0..t, first_position: first }])
+        } else {
+            let keys = first + t;
+            let (mut latent, mut rope_key) = (ctx.empty([keys, self.kv_lora_rank]), ctx.empty([keys, self.dims.dr]));
+            cache.read(ctx, 0..keys, latent.data_mut(), rope_key.data_mut());
+            let kv = self.kv_b_proj.forward(ctx, p, &latent);
+            let chunks = mla_attention::Chunks { q_offsets: &[0, t], k_offsets: &[0, keys] };
+            mla_attention::forward_chunks(ctx, &q, &kv, &rope_key, chunks, self.dims, self.scale, p.precision)
+        };
+        self.o_proj.forward(ctx, p, &o)
     }
 
     /// New tokens of several sequences against their caches, in absorbed form; `x` is `[T, D]`, normalised, the rows of
@@ -196,38 +220,54 @@ impl Mla {
         x: &Tensor,
         angles: &rope::CosSin,
         rows: &[Range<usize>],
-        caches: &mut [&mut Cache],
+        caches: &mut [&mut Latents],
     ) -> Tensor {
-        let (q, _) = self.queries(ctx, p, x, angles, Recompute::ALL);
-        let (latent, _, _, rope_key) = self.latents(ctx, p, x, angles);
-        let first_positions: Vec<usize> = caches.iter().map(|cache| cache.len(self.dims.dr)).collect();
+        let (mut q, a) = match &self.query {
+            Query::Direct { q_proj } => {
+                let [q, a] = linear::decode_beside(ctx, p, [q_proj, &self.kv_a_proj_with_mqa], x);
+                (q, a)
+            }
+            Query::Compressed { q_a_proj, q_a_layernorm, q_b_proj } => {
+                let [q_a, a] = linear::decode_beside(ctx, p, [q_a_proj, &self.kv_a_proj_with_mqa], x);
+                let (cq, _) = q_a_layernorm.forward(ctx, p, &q_a);
+                (q_b_proj.decode(ctx, p, &cq), a)
+            }
+        };
+        self.rotate_queries(ctx, &mut q, angles);
+        let (latent, _, _, rope_key) = self.split_latents(ctx, p, &a, angles);
+        let first_positions: Vec<usize> = caches.iter().map(|cache| cache.len()).collect();
         for (cache, rows) in caches.iter_mut().zip(rows) {
-            cache.append(&latent, &rope_key, rows.clone());
+            let (c, r) = (part(&latent, rows), part(&rope_key, rows));
+            cache.append(ctx, c, r);
         }
         let queries: Vec<mla_decode::Query<'_>> = caches
             .iter()
             .zip(rows)
             .zip(first_positions)
-            .map(|((cache, rows), first_position)| mla_decode::Query {
-                cache: mla_decode::CacheView { c: &cache.latent, r: &cache.rope_key },
-                rows: rows.clone(),
-                first_position,
-            })
+            .map(|((cache, rows), first_position)| mla_decode::Query { cache, rows: rows.clone(), first_position })
             .collect();
-        let kv_b = &p[self.kv_b_proj.weight];
-        let q_latent = mla_decode::absorb(ctx, &q, kv_b, self.dims);
-        let u = mla_decode::forward(ctx, &q_latent, &q, &queries, self.dims, self.scale);
-        let o = mla_decode::expand(ctx, &u, kv_b, self.dims);
-        self.o_proj.forward(ctx, p, &o)
+        let o = self.absorbed(ctx, p, &q, &queries);
+        self.o_proj.decode(ctx, p, &o)
     }
 
-    /// Fills the caches of the sequences of a batch from what its forward saved.
-    pub fn fill(&self, ctx: &Ctx, p: &Params, saved: &Saved, rows: &[Range<usize>], caches: &mut [&mut Cache]) {
-        let again = || self.kv_a_layernorm.recompute(ctx, p, &saved.latent_in, &saved.latent_norm);
-        let latent = saved.latent.clone().unwrap_or_else(again);
-        for (cache, rows) in caches.iter_mut().zip(rows) {
-            cache.append(&latent, &saved.rope_key, rows.clone());
+    /// From how many new tokens on the direct form needs fewer multiplications than the absorbed one, after whatever
+    /// number of earlier tokens: to expand a latent costs `H (dn + dv) rk`, and then each pair of query and key saves
+    /// `H (2 rk - dn - dv)` (`spec/model.md` 2.7).
+    fn direct_from(&self) -> usize {
+        let mla_attention::Dims { dn, dv, .. } = self.dims;
+        let rk = self.kv_lora_rank;
+        match (2 * rk).checked_sub(dn + dv) {
+            None | Some(0) => usize::MAX,
+            Some(saved) => ((dn + dv) * rk).div_ceil(saved),
         }
+    }
+
+    /// `o [T, H dv]` of rotated queries `q [T, H (dn + dr)]`, over the latents themselves.
+    fn absorbed(&self, ctx: &Ctx, p: &Params, q: &Tensor, queries: &[mla_decode::Query<'_>]) -> Tensor {
+        let kv_b = &p[self.kv_b_proj.weight];
+        let q_latent = mla_decode::absorb(ctx, q, kv_b, self.dims, p.precision);
+        let u = mla_decode::forward(ctx, &q_latent, q, queries, self.dims, self.scale, p.precision);
+        mla_decode::expand(ctx, &u, kv_b, self.dims, p.precision)
     }
 
     /// `q [T, H (dn + dr)]`, rotated.
@@ -293,7 +333,18 @@ impl Mla {
         angles: &rope::CosSin,
     ) -> (Tensor, Tensor, rms_norm::Saved, Tensor) {
         let a = self.kv_a_proj_with_mqa.forward(ctx, p, x);
-        let (latent_in, mut rope_key) = columns::split(ctx, &a, self.kv_lora_rank);
+        self.split_latents(ctx, p, &a, angles)
+    }
+
+    /// The same of `a = kv_a x`, `[T, rk + dr]`.
+    fn split_latents(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        a: &Tensor,
+        angles: &rope::CosSin,
+    ) -> (Tensor, Tensor, rms_norm::Saved, Tensor) {
+        let (latent_in, mut rope_key) = columns::split(ctx, a, self.kv_lora_rank);
         let (latent, norm) = self.kv_a_layernorm.forward(ctx, p, &latent_in);
         rope::forward(ctx, &mut rope_key, self.dims.dr, 0, angles, self.layout);
         (latent, latent_in, norm, rope_key)
@@ -316,16 +367,8 @@ enum Latent {
     Query { q_a: Tensor, norm: rms_norm::Saved, cq: Tensor },
 }
 
-impl Cache {
-    /// The number of tokens it holds; `rope_dim` is dr.
-    fn len(&self, rope_dim: usize) -> usize {
-        self.rope_key.len() / rope_dim
-    }
-
-    fn append(&mut self, latent: &Tensor, rope_key: &Tensor, rows: Range<usize>) {
-        for (to, from) in [(&mut self.latent, latent), (&mut self.rope_key, rope_key)] {
-            let [_, width] = from.dims();
-            to.extend_from_slice(&from.data()[rows.start * width..rows.end * width]);
-        }
-    }
+/// Some rows of `x`.
+fn part<'a>(x: &'a Tensor, rows: &Range<usize>) -> &'a [f32] {
+    let [_, width] = x.dims();
+    &x.data()[rows.start * width..rows.end * width]
 }

@@ -1,6 +1,6 @@
 //! `y = down (silu(gate x) ⊙ up x)` (`spec/model.md` 2.1). The shared experts of a mixture are one of these.
 
-use ops::{gemm, swiglu};
+use ops::{gemm, gemv, swiglu};
 use tensor::{Ctx, Tensor};
 
 use crate::grads::{Sink, WeightGrad};
@@ -11,8 +11,8 @@ use crate::recompute::{Recompute, keep};
 /// The parameters of one dense FFN of width I.
 #[derive(Debug)]
 pub struct Dense {
-    gate_up_proj: ParamId, // [2 I, D], gate rows first
-    down_proj: ParamId,    // [D, I]
+    pub(super) gate_up_proj: ParamId, // [2 I, D], gate rows first
+    pub(super) down_proj: ParamId,    // [D, I]
 }
 
 /// What backward needs beyond the inputs of forward.
@@ -32,10 +32,17 @@ impl Dense {
 
     /// `x` is `[T, D]`, the result `[T, D]`.
     pub fn forward(&self, ctx: &Ctx, p: &Params, x: &Tensor, again: Recompute) -> (Tensor, Saved) {
-        let gate_up = gemm::nt(ctx, x, &p[self.gate_up_proj]);
+        let gate_up = gemm::nt(ctx, x, &p[self.gate_up_proj], p.precision);
         let h = swiglu::forward(ctx, &gate_up);
-        let y = gemm::nt(ctx, &h, &p[self.down_proj]);
+        let y = gemm::nt(ctx, &h, &p[self.down_proj], p.precision);
         (y, Saved { gate_up, h: keep(again.swiglu, &h) })
+    }
+
+    /// The result of forward for the rows of a decoding step, in the order of sums that is fast for few rows.
+    pub fn decode(&self, ctx: &Ctx, p: &Params, x: &Tensor) -> Tensor {
+        let gate_up = gemv::nt(ctx, x, &p[self.gate_up_proj], p.precision);
+        let h = swiglu::forward(ctx, &gate_up);
+        gemv::nt(ctx, &h, &p[self.down_proj], p.precision)
     }
 
     /// `dy` is `[T, D]`, `x` as in forward; the result is `dx [T, D]`.
@@ -48,11 +55,12 @@ impl Dense {
         x: &Tensor,
         saved: Saved,
     ) -> Tensor {
+        let precision = p.precision;
         let h = saved.h.unwrap_or_else(|| swiglu::forward(ctx, &saved.gate_up));
-        sink.push(ctx, WeightGrad::Linear { id: self.down_proj, dy: dy.clone(), x: h });
-        let dh = gemm::nn(ctx, dy, &p[self.down_proj]);
+        sink.push(ctx, WeightGrad::Linear { id: self.down_proj, dy: dy.clone(), x: h, precision });
+        let dh = gemm::nn(ctx, dy, &p[self.down_proj], precision);
         let dgate_up = swiglu::backward(ctx, &dh, &saved.gate_up);
-        sink.push(ctx, WeightGrad::Linear { id: self.gate_up_proj, dy: dgate_up.clone(), x: x.clone() });
-        gemm::nn(ctx, &dgate_up, &p[self.gate_up_proj])
+        sink.push(ctx, WeightGrad::Linear { id: self.gate_up_proj, dy: dgate_up.clone(), x: x.clone(), precision });
+        gemm::nn(ctx, &dgate_up, &p[self.gate_up_proj], precision)
     }
 }

@@ -1,6 +1,4 @@
-use std::sync::Arc;
-
-use tensor::{Ctx, Dims, Rng, Storage, Tensor, bf16};
+use tensor::{Ctx, Rng, Storage, Tensor, bf16};
 
 use super::{backward_weight, cases, forward, reference};
 use crate::check::{close, close_gradient, f64s, levels, numeric_gradient, random};

@@ -1,9 +1,17 @@
 #![doc = include_str!("README.md")]
 
 pub mod cases;
+#[cfg(target_arch = "x86_64")]
+mod codes_avx512;
 pub(crate) mod cpu;
+pub(crate) mod decode;
 mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod kernel_avx512;
 pub(crate) mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pack_avx512;
+mod plan;
 pub mod reference;
 #[cfg(test)]
 mod tests;
@@ -12,44 +20,46 @@ use cpu::{Output, Product};
 use pack::View;
 use tensor::{Ctx, Storage, Tensor};
 
+use crate::Precision;
+
 /// `y = x Wᵀ`: `x` is `[T, K]`, `w` is `[N, K]`, the result `[T, N]`. Fprop of a linear layer.
-pub fn nt(ctx: &Ctx, x: &Tensor, w: &Storage) -> Tensor {
+pub fn nt(ctx: &Ctx, x: &Tensor, w: &Storage, precision: Precision) -> Tensor {
     let [t, _] = x.dims();
     let [n, k] = w.dims();
-    grouped(ctx, x, &[0, t], w, n, k, Side::Forward)
+    grouped(ctx, x, &[0, t], w, n, k, Side::Forward, precision)
 }
 
 /// `dx = dy W`: `dy` is `[T, N]`, `w` is `[N, K]`, the result `[T, K]`. Dgrad of a linear layer.
-pub fn nn(ctx: &Ctx, dy: &Tensor, w: &Storage) -> Tensor {
+pub fn nn(ctx: &Ctx, dy: &Tensor, w: &Storage, precision: Precision) -> Tensor {
     let [t, _] = dy.dims();
     let [n, k] = w.dims();
-    grouped(ctx, dy, &[0, t], w, n, k, Side::Input)
+    grouped(ctx, dy, &[0, t], w, n, k, Side::Input, precision)
 }
 
 /// `dW += dyᵀ x`: `dy` is `[T, N]`, `x` is `[T, K]`, `dw` is `[N, K]`. Wgrad of a linear layer.
-pub fn tn_add(ctx: &Ctx, dy: &Tensor, x: &Tensor, dw: &mut Tensor) {
+pub fn tn_add(ctx: &Ctx, dy: &Tensor, x: &Tensor, dw: &mut Tensor, precision: Precision) {
     let [t, _] = dy.dims();
     let [_, _] = dw.dims();
-    wgrad(ctx, dy, x, &[0, t], dw);
+    wgrad(ctx, dy, x, &[0, t], dw, precision);
 }
 
 /// `y = x Wᵀ` with a matrix per group of rows: rows `offsets[e]..offsets[e + 1]` of `x [R, K]` meet `w[e]` of
 /// `w [E, N, K]`. The result is `[R, N]`. Fprop of routed experts.
-pub fn grouped_nt(ctx: &Ctx, x: &Tensor, offsets: &[usize], w: &Storage) -> Tensor {
+pub fn grouped_nt(ctx: &Ctx, x: &Tensor, offsets: &[usize], w: &Storage, precision: Precision) -> Tensor {
     let [_, n, k] = w.dims();
-    grouped(ctx, x, offsets, w, n, k, Side::Forward)
+    grouped(ctx, x, offsets, w, n, k, Side::Forward, precision)
 }
 
 /// `dx = dy W` with a matrix per group of rows: `dy` is `[R, N]`, `w` is `[E, N, K]`, the result `[R, K]`.
-pub fn grouped_nn(ctx: &Ctx, dy: &Tensor, offsets: &[usize], w: &Storage) -> Tensor {
+pub fn grouped_nn(ctx: &Ctx, dy: &Tensor, offsets: &[usize], w: &Storage, precision: Precision) -> Tensor {
     let [_, n, k] = w.dims();
-    grouped(ctx, dy, offsets, w, n, k, Side::Input)
+    grouped(ctx, dy, offsets, w, n, k, Side::Input, precision)
 }
 
 /// `dW[e] += dyᵀ x` over the rows of group `e`: `dy` is `[R, N]`, `x` is `[R, K]`, `dw` is `[E, N, K]`.
-pub fn grouped_tn_add(ctx: &Ctx, dy: &Tensor, x: &Tensor, offsets: &[usize], dw: &mut Tensor) {
+pub fn grouped_tn_add(ctx: &Ctx, dy: &Tensor, x: &Tensor, offsets: &[usize], dw: &mut Tensor, precision: Precision) {
     let [_, _, _] = dw.dims();
-    wgrad(ctx, dy, x, offsets, dw);
+    wgrad(ctx, dy, x, offsets, dw, precision);
 }
 
 /// Whether rows meet `Wᵀ` or `W`.
@@ -59,7 +69,16 @@ enum Side {
     Input,
 }
 
-fn grouped(ctx: &Ctx, x: &Tensor, offsets: &[usize], w: &Storage, n: usize, k: usize, side: Side) -> Tensor {
+fn grouped(
+    ctx: &Ctx,
+    x: &Tensor,
+    offsets: &[usize],
+    w: &Storage,
+    n: usize,
+    k: usize,
+    side: Side,
+    precision: Precision,
+) -> Tensor {
     let [rows, width] = x.dims();
     let (inner, outer) = if side == Side::Forward { (k, n) } else { (n, k) };
     assert_eq!(width, inner, "gemm: x {x:?} does not fit w {:?}", w.shape());
@@ -90,11 +109,11 @@ fn grouped(ctx: &Ctx, x: &Tensor, offsets: &[usize], w: &Storage, n: usize, k: u
         .collect();
     // SAFETY: the groups are disjoint ranges of the rows of `y` (`check_offsets`), the matrices of a group disjoint ranges
     // of its columns, and this function owns `y`.
-    unsafe { cpu::run(ctx, &products) };
+    unsafe { cpu::run(ctx, &products, precision) };
     y
 }
 
-fn wgrad(ctx: &Ctx, dy: &Tensor, x: &Tensor, offsets: &[usize], dw: &mut Tensor) {
+fn wgrad(ctx: &Ctx, dy: &Tensor, x: &Tensor, offsets: &[usize], dw: &mut Tensor, precision: Precision) {
     let ([rows, n], [x_rows, k]) = (dy.dims(), x.dims());
     assert_eq!(rows, x_rows, "gemm: dy {dy:?} and x {x:?} have different rows");
     assert_eq!(dw.len(), (offsets.len() - 1) * n * k, "gemm: dw {dw:?} does not fit dy {dy:?} and x {x:?}");
@@ -114,7 +133,7 @@ fn wgrad(ctx: &Ctx, dy: &Tensor, x: &Tensor, offsets: &[usize], dw: &mut Tensor)
         })
         .collect();
     // SAFETY: each group has its own `[n, k]` part of `dw`, which is borrowed mutably.
-    unsafe { cpu::run(ctx, &products) };
+    unsafe { cpu::run(ctx, &products, precision) };
 }
 
 fn check_offsets(offsets: &[usize], rows: usize, groups: usize) {

@@ -1,233 +1,236 @@
 //! Packing: operands are copied into strips that a micro-kernel reads front to back.
 
-use tensor::{CodesRef, MatrixRef, bf16};
+use tensor::{BLOCK, CodesRef, GROUP, Isa, Level, MatrixRef, int4_row_bytes};
 
-use crate::simd::simd;
+use super::decode;
+use super::kernel::{Ahead, GROUPS};
+use crate::Precision;
 
-/// A matrix inside a slice: element `(i, j)` is at `offset + i * row_stride + j * col_stride`.
+/// A matrix, or a part of it, or the transpose of that.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
-    pub(crate) data: Values<'a>,
-    pub(crate) offset: usize,
-    pub(crate) row_stride: usize,
-    pub(crate) col_stride: usize,
+    pub(super) matrix: MatrixRef<'a>,
+    /// Where element `(0, 0)` is stored.
+    pub(super) row: usize,
+    pub(super) col: usize,
+    pub(super) transposed: bool,
 }
 
-/// The stored type; arithmetic is in f32.
-#[derive(Clone, Copy)]
-pub(crate) enum Values<'a> {
-    F32(&'a [f32]),
-    Bf16(&'a [bf16]),
+/// What an operand is packed to. A strip holds one 32-bit slot for each of its lines and steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Form {
+    /// A step is one index of the inner dimension, as f32.
+    F32,
+    /// A step is two indices, rounded to bf16: the even one in the lower half.
+    Pairs,
+    /// A step is one index, rounded to bf16 and stored as f32, odd before even: multiplied one after the other they give
+    /// the bits of [`Form::Pairs`].
+    Swapped,
 }
 
 impl<'a> View<'a> {
     /// A row-major matrix with rows of `width`.
     pub(crate) fn rows(data: &'a [f32], width: usize) -> Self {
-        Self { data: Values::F32(data), offset: 0, row_stride: width, col_stride: 1 }
+        let rows = data.len().checked_div(width).unwrap_or(0);
+        Self::of(MatrixRef { rows, cols: width, codes: CodesRef::F32(data) })
     }
 
     /// A weight, `[rows, cols]`.
     pub(crate) fn of(matrix: MatrixRef<'a>) -> Self {
-        let data = match matrix.codes {
-            CodesRef::F32(values) => Values::F32(values),
-            CodesRef::Bf16(values) => Values::Bf16(values),
-            CodesRef::Fp8 { .. } => panic!("gemm: no kernel for FP8"),
-        };
-        Self { data, offset: 0, row_stride: matrix.cols, col_stride: 1 }
+        Self { matrix, row: 0, col: 0, transposed: false }
     }
 
     pub(crate) fn transposed(self) -> Self {
-        Self { row_stride: self.col_stride, col_stride: self.row_stride, ..self }
+        Self { transposed: !self.transposed, ..self }
     }
 
     /// The part from element `(i, j)` on.
     pub(crate) fn at(self, i: usize, j: usize) -> Self {
-        Self { offset: self.offset + i * self.row_stride + j * self.col_stride, ..self }
+        let (rows, cols) = if self.transposed { (j, i) } else { (i, j) };
+        Self { row: self.row + rows, col: self.col + cols, ..self }
+    }
+
+    /// Whether neighbours in a stored row are neighbours in a column.
+    pub(super) fn is_transposed(self) -> bool {
+        self.transposed
+    }
+
+    /// How many neighbours in a stored row share a scale, where there are scales.
+    pub(super) fn scale_width(self) -> Option<usize> {
+        match self.matrix.codes {
+            CodesRef::F32(_) | CodesRef::Bf16(_) => None,
+            CodesRef::Fp8 { .. } => Some(BLOCK),
+            CodesRef::Int8 { .. } | CodesRef::Int4 { .. } => Some(GROUP),
+        }
+    }
+
+    /// What tile `t` of `tiles` should fetch of `lines × depth` elements that are packed after them.
+    pub(super) fn ahead(self, lines: usize, depth: usize, t: usize, tiles: usize) -> Ahead {
+        const LINE: usize = 64;
+        let (rows, cols) = if self.transposed { (depth, lines) } else { (lines, depth) };
+        let MatrixRef { cols: all_cols, codes, .. } = self.matrix;
+        let at = self.row * all_cols + self.col;
+        let (at, row_bytes, bytes): (*const u8, _, _) = match codes {
+            CodesRef::F32(values) => (values.as_ptr().wrapping_add(at).cast(), 4 * all_cols, 4 * cols),
+            CodesRef::Bf16(values) => (values.as_ptr().wrapping_add(at).cast(), 2 * all_cols, 2 * cols),
+            CodesRef::Fp8 { codes, .. } | CodesRef::Int8 { codes, .. } => {
+                (codes.as_ptr().wrapping_add(at), all_cols, cols)
+            }
+            CodesRef::Int4 { codes, .. } => {
+                let row_bytes = int4_row_bytes(all_cols);
+                (codes.as_ptr().wrapping_add(self.row * row_bytes + self.col / 2), row_bytes, cols.div_ceil(2))
+            }
+        };
+        let cache_lines = bytes.div_ceil(LINE).max(1);
+        // Front to back, so that the processor sees a stream and runs ahead of it.
+        let all = rows * cache_lines;
+        let first = t * all / tiles;
+        let count = (t + 1) * all / tiles - first;
+        let at = at.wrapping_add(first / cache_lines * row_bytes);
+        Ahead { at, line: first % cache_lines, row_lines: cache_lines, row_bytes, count: count.div_ceil(GROUPS) }
+    }
+
+    /// Panics unless `lines × depth` elements are there: packing reads through pointers.
+    pub(super) fn check(self, lines: usize, depth: usize) {
+        if lines == 0 || depth == 0 {
+            return;
+        }
+        let (rows, cols) = if self.transposed { (depth, lines) } else { (lines, depth) };
+        let MatrixRef { rows: all_rows, cols: all_cols, codes } = self.matrix;
+        let groups = all_cols.div_ceil(GROUP);
+        let stored = match codes {
+            CodesRef::F32(values) => values.len() >= all_rows * all_cols,
+            CodesRef::Bf16(values) => values.len() >= all_rows * all_cols,
+            CodesRef::Fp8 { codes, scales } => {
+                codes.len() >= all_rows * all_cols
+                    && scales.len() >= all_rows.div_ceil(BLOCK) * all_cols.div_ceil(BLOCK)
+            }
+            CodesRef::Int8 { codes, scales } => codes.len() >= all_rows * all_cols && scales.len() >= all_rows * groups,
+            CodesRef::Int4 { codes, scales } => {
+                codes.len() >= all_rows * int4_row_bytes(all_cols) && scales.len() >= all_rows * groups
+            }
+        };
+        let inside = self.row + rows <= all_rows && self.col + cols <= all_cols;
+        assert!(stored && inside, "gemm: {rows} × {cols} elements from ({}, {}) of {codes:?}", self.row, self.col);
     }
 }
 
-/// Writes `out[p * width + i] = view(i, p)` for `i < rows`, `p < depth`, and zeros for `rows <= i < width`.
+impl Form {
+    /// What the kernels of `isa` take.
+    pub(super) fn new(isa: Isa, precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 if isa.level() >= Level::Avx512Bf16 => Self::Pairs,
+            Precision::Bf16 => Self::Swapped,
+        }
+    }
+
+    /// How many steps `depth` indices of the inner dimension are.
+    pub(super) fn steps(self, depth: usize) -> usize {
+        match self {
+            Self::F32 => depth,
+            Self::Pairs => depth.div_ceil(2),
+            Self::Swapped => depth.next_multiple_of(2),
+        }
+    }
+}
+
+/// One strip of an operand: `lines` from line `first` on, filled up to `width` with zeros.
+#[derive(Clone, Copy)]
+pub(super) struct Cut {
+    pub(super) first: usize,
+    pub(super) lines: usize,
+    pub(super) width: usize,
+}
+
+/// Packs `view(i, p)`, `p < depth`, for the lines `i` of each cut: the slot of line `first + i` and step `s` is
+/// `out[first * steps + s * width + i]`. What is behind an odd `depth` is zero.
 ///
-/// For A a strip is some rows of A; for B it is some columns, that is rows of the transposed view.
-pub(super) fn pack(isa: tensor::Isa, view: View<'_>, rows: usize, depth: usize, width: usize, out: &mut [f32]) {
-    debug_assert!(out.len() == depth * width && rows <= width, "a strip has the size of its buffer");
-    let View { data, offset, row_stride, col_stride } = view;
-    match data {
-        Values::F32(data) => {
-            let data = &data[offset.min(data.len())..];
-            #[cfg(target_arch = "x86_64")]
-            if isa.level() >= tensor::Level::Avx512 && col_stride == 1 && rows == 32 && width == 32 {
-                // SAFETY: an `Isa` of this level exists only on a processor that has the features.
-                let done = unsafe { x86::strip(data, row_stride, depth, out) };
-                return strip_f32(
-                    isa,
-                    &data[done.min(data.len())..],
-                    row_stride,
-                    1,
-                    rows,
-                    depth - done,
-                    width,
-                    &mut out[done * width..],
-                );
-            }
-            strip_f32(isa, data, row_stride, col_stride, rows, depth, width, out);
-        }
-        Values::Bf16(data) => strip_bf16(isa, &data[offset..], row_stride, col_stride, rows, depth, width, out),
-    }
-}
-
-simd! {
-    fn strip_f32(src: &[f32], row_stride: usize, col_stride: usize, rows: usize, depth: usize, width: usize,
-                 out: &mut [f32]) {
-        strip(src, row_stride, col_stride, rows, depth, width, out);
-    }
-}
-
-simd! {
-    fn strip_bf16(src: &[bf16], row_stride: usize, col_stride: usize, rows: usize, depth: usize, width: usize,
-                  out: &mut [f32]) {
-        strip(src, row_stride, col_stride, rows, depth, width, out);
-    }
-}
-
-trait Element: Copy {
-    fn widen(self) -> f32;
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-}
-
-impl Element for bf16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        // A bf16 is the upper half of an f32; unlike `to_f32` this keeps signalling NaNs as they are, without a branch.
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-}
-
-#[inline(always)]
-fn strip<T: Element>(
-    src: &[T],
-    row_stride: usize,
-    col_stride: usize,
-    rows: usize,
+/// For A a strip is some rows of A; for B it is some columns, that is rows of the transposed view. With `codes`,
+/// quantised values are packed without their scales.
+pub(super) fn pack(
+    isa: Isa,
+    form: Form,
+    view: View<'_>,
+    codes: bool,
     depth: usize,
-    width: usize,
-    out: &mut [f32],
+    cuts: &[Cut],
+    scratch: &mut Vec<f32>,
+    out: &mut [u32],
 ) {
-    if row_stride == 1 {
-        // The values of one step are neighbours: copy them. A constant length is copied in registers.
-        for (p, out) in out.chunks_exact_mut(width).enumerate() {
-            let src = &src[p * col_stride..p * col_stride + rows];
-            if let (Some(out), Some(src)) = (out.first_chunk_mut::<32>(), src.first_chunk::<32>()) {
-                for i in 0..32 {
-                    out[i] = src[i].widen();
-                }
-                continue;
-            }
-            for (o, x) in out.iter_mut().zip(src) {
-                *o = x.widen();
-            }
-            out[rows..].fill(0.0);
-        }
-        return;
+    #[cfg(target_arch = "x86_64")]
+    if isa.level() >= Level::Avx512 && form != Form::Swapped {
+        return super::pack_avx512::pack(isa, form, view, codes, depth, cuts, scratch, out);
     }
-    // A transposition. Blocks of eight steps let every cache line that is touched be used up at once.
-    for block in 0..depth.div_ceil(8) {
-        let steps = block * 8..(block * 8 + 8).min(depth);
-        for i in 0..rows {
-            let src = &src[i * row_stride..];
-            for p in steps.clone() {
-                out[p * width + i] = src[p * col_stride].widen();
+    for cut in cuts {
+        let strip = &mut out[cut.first * form.steps(depth)..][..cut.width * form.steps(depth)];
+        pack_plain(isa, form, view.at(cut.first, 0), codes, [cut.lines, depth, cut.width], scratch, strip);
+    }
+}
+
+fn pack_plain(
+    isa: Isa,
+    form: Form,
+    view: View<'_>,
+    codes: bool,
+    [lines, depth, width]: [usize; 3],
+    scratch: &mut Vec<f32>,
+    out: &mut [u32],
+) {
+    if lines < width || !depth.is_multiple_of(2) {
+        out.fill(0);
+    }
+    let fetch = if codes { decode::codes } else { decode::values };
+    let View { matrix, row, col, transposed } = view;
+    let mut put = |i: usize, p: usize, x: f32| match form {
+        Form::F32 => out[p * width + i] = x.to_bits(),
+        Form::Swapped => out[(p ^ 1) * width + i] = decode::round(x).to_bits(),
+        Form::Pairs => {
+            let slot = &mut out[p / 2 * width + i];
+            let bits = decode::round(x).to_bits() >> 16;
+            *slot = if p.is_multiple_of(2) { *slot & 0xFFFF_0000 | bits } else { *slot & 0xFFFF | bits << 16 };
+        }
+    };
+    if transposed {
+        scratch.resize(lines, 0.0);
+        for p in 0..depth {
+            fetch(isa, matrix, row + p, col, scratch);
+            for (i, x) in scratch.iter().enumerate() {
+                put(i, p, *x);
             }
         }
-        if rows < width {
-            for p in steps {
-                out[p * width + rows..(p + 1) * width].fill(0.0);
+    } else {
+        scratch.resize(depth, 0.0);
+        for i in 0..lines {
+            fetch(isa, matrix, row + i, col, scratch);
+            for (p, x) in scratch.iter().enumerate() {
+                put(i, p, *x);
             }
         }
     }
 }
 
-/// Transposition of whole strips in registers, sixteen by sixteen.
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::{
-        __m512, _mm512_castpd_ps, _mm512_castps_pd, _mm512_loadu_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
-        _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
-    };
-
-    /// `out[p * 32 + i] = src[i * row_stride + p]` for `i < 32` and the first `depth - depth % 16` steps `p`; the result
-    /// is how many those are.
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn strip(src: &[f32], row_stride: usize, depth: usize, out: &mut [f32]) -> usize {
-        let whole = depth - depth % 16;
-        assert!(
-            out.len() >= whole * 32 && (whole == 0 || src.len() >= 31 * row_stride + whole),
-            "a strip is too short"
-        );
-        for p in (0..whole).step_by(16) {
-            for i in [0, 16] {
-                // SAFETY: rows i to i + 15 and steps p to p + 15 are inside both slices (asserted).
-                unsafe {
-                    transpose(src.as_ptr().add(i * row_stride + p), row_stride, out.as_mut_ptr().add(p * 32 + i));
-                };
+/// The scales that belong to a strip packed with `codes`: that of line `i` and block `b` is `out[b * width + i]`.
+pub(super) fn pack_scales(view: View<'_>, lines: usize, blocks: usize, width: usize, out: &mut [f32]) {
+    let View { matrix, row, col, .. } = view;
+    match matrix.codes {
+        CodesRef::Fp8 { scales, .. } => {
+            let per_row = matrix.cols.div_ceil(BLOCK);
+            for b in 0..blocks {
+                for i in 0..lines {
+                    out[b * width + i] = scales[(row + i) / BLOCK * per_row + col / BLOCK + b];
+                }
             }
         }
-        whole
-    }
-
-    /// `to[p * 32 + i] = from[i * stride + p]` for `i, p < 16`.
-    ///
-    /// # Safety
-    /// Both pointers are valid for those elements.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32) {
-        let mut rows = [_mm512_setzero_ps(); 16];
-        for (i, row) in rows.iter_mut().enumerate() {
-            // SAFETY: sixteen values of row i.
-            *row = unsafe { _mm512_loadu_ps(from.add(i * stride)) };
-        }
-        // Pairs, then quads of rows: afterwards lane q of quads[4 g + j] holds column 4 q + j of rows 4 g to 4 g + 3.
-        let mut quads = [_mm512_setzero_ps(); 16];
-        for g in 0..4 {
-            let [a, b, c, d] = [rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]];
-            let (low_ab, high_ab) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-            let (low_cd, high_cd) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-            quads[4 * g] = low_pairs(low_ab, low_cd);
-            quads[4 * g + 1] = high_pairs(low_ab, low_cd);
-            quads[4 * g + 2] = low_pairs(high_ab, high_cd);
-            quads[4 * g + 3] = high_pairs(high_ab, high_cd);
-        }
-        // Lanes of the four quads of a column to one register.
-        for j in 0..4 {
-            let [a, b, c, d] = [quads[j], quads[4 + j], quads[8 + j], quads[12 + j]];
-            let (even_ab, odd_ab) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
-            let (even_cd, odd_cd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
-            let columns = [
-                _mm512_shuffle_f32x4::<0x88>(even_ab, even_cd),
-                _mm512_shuffle_f32x4::<0x88>(odd_ab, odd_cd),
-                _mm512_shuffle_f32x4::<0xdd>(even_ab, even_cd),
-                _mm512_shuffle_f32x4::<0xdd>(odd_ab, odd_cd),
-            ];
-            for (q, column) in columns.into_iter().enumerate() {
-                // SAFETY: sixteen values of step 4 q + j.
-                unsafe { _mm512_storeu_ps(to.add((4 * q + j) * 32), column) };
+        CodesRef::Int8 { scales, .. } | CodesRef::Int4 { scales, .. } => {
+            let per_row = matrix.cols.div_ceil(GROUP);
+            for i in 0..lines {
+                let scales = &scales[(row + i) * per_row + col / GROUP..][..blocks];
+                for (b, scale) in scales.iter().enumerate() {
+                    out[b * width + i] = scale.to_f32();
+                }
             }
         }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    fn low_pairs(a: __m512, b: __m512) -> __m512 {
-        _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)))
-    }
-
-    #[target_feature(enable = "avx512f")]
-    fn high_pairs(a: __m512, b: __m512) -> __m512 {
-        _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)))
+        CodesRef::F32(_) | CodesRef::Bf16(_) => panic!("gemm: {:?} has no scales", matrix.codes),
     }
 }

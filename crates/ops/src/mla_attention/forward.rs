@@ -1,5 +1,5 @@
 //! ```text
-//! tasks = tiles of queries × heads                                  (shared out among threads)
+//! tasks = heads × tiles of queries                                  (shared out among threads)
 //! per task, with 32 queries side by side in a strip:
 //!   for each block of keys that some query of the tile sees:
 //!     K, V = the block in strips
@@ -16,13 +16,14 @@
 use std::cell::RefCell;
 use std::f32::consts::LOG2_E;
 
-use tensor::Isa;
+use tensor::{Ctx, Isa};
 
 use super::disjoint::Disjoint;
+use super::schedule::{Sequence, longest_first};
 use super::softmax::{Online, online};
 use super::strips::{Rows, Strips, WIDTH, pack, pack_transposed, unpack};
 use super::tile::{NO_SHIFT, rescale, transposed, upright};
-use super::{Dims, Inputs, KEYS, QUERIES, Sequence};
+use super::{Dims, Inputs, KEYS, QUERIES};
 
 #[derive(Default)]
 struct Scratch {
@@ -37,21 +38,34 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// `o` and `lse` of the queries from `first` on, as many as a tile has, in one head.
+/// `o [T, H·dv]` and `lse [H, T]`.
+pub(super) fn run(ctx: &Ctx, inputs: &Inputs<'_>, sequences: &[Sequence], o: &mut [f32], lse: &mut [f32]) {
+    let Dims { heads, dv, .. } = inputs.dims;
+    let rows = o.len() / (heads * dv).max(1);
+    let (o, lse) = (Disjoint::new(o), Disjoint::new(lse));
+    let tiles = longest_first(sequences, QUERIES);
+    ctx.for_each(tiles.len() * heads, |i| {
+        let ((sequence, first), head) = (tiles[i % tiles.len()], i / tiles.len());
+        // SAFETY: tasks differ in their queries or their head, and write `o` and `lse` of theirs alone.
+        unsafe { tile(ctx.isa, inputs, &sequences[sequence], head, first, &o, &lse, rows) };
+    });
+}
+
+/// `o` and `lse` of the queries from position `first` on, as many as a tile has, in one head.
 ///
 /// # Safety
 /// Nothing else may access those elements of `o [T, H·dv]` and `lse [H, T]` meanwhile; `rows` is T.
-pub(super) unsafe fn tile(
+unsafe fn tile(
     isa: Isa,
     inputs: &Inputs<'_>,
-    sequence: Sequence,
+    sequence: &Sequence,
     head: usize,
     first: usize,
     o_out: &Disjoint<'_>,
     lse_out: &Disjoint<'_>,
     rows: usize,
 ) {
-    let Dims { heads, dn, dr, dv } = inputs.dims;
+    let Dims { dn, dr, dv, .. } = inputs.dims;
     let count = QUERIES.min(sequence.len - first);
     let strips = count.div_ceil(WIDTH);
     let unit = inputs.scale * LOG2_E;
@@ -90,17 +104,39 @@ pub(super) unsafe fn tile(
                 }
             }
         }
-        for i in 0..count {
-            let Online { max, sum } = &states[i / WIDTH];
-            let (max, sum) = (max[i % WIDTH], sum[i % WIDTH]);
-            let row = sequence.start + first + i;
-            // SAFETY: this task's head and query; the caller's promise.
-            let (o_row, lse) =
-                unsafe { (o_out.part((row * heads + head) * dv, dv), lse_out.part(head * rows + row, 1)) };
-            unpack(isa, o, i, 0, 1.0 / sum, o_row);
-            lse[0] = max * unit + sum.log2();
-        }
+        // SAFETY: this task's head and queries; the caller's promise.
+        unsafe { put(isa, inputs, sequence, head, first, count, &states, o, o_out, lse_out, rows) };
     });
+}
+
+/// Normalises the results of some queries and puts them where they belong.
+///
+/// # Safety
+/// As for a tile of these queries.
+pub(super) unsafe fn put(
+    isa: Isa,
+    inputs: &Inputs<'_>,
+    sequence: &Sequence,
+    head: usize,
+    first: usize,
+    count: usize,
+    states: &[Online],
+    o: &Strips,
+    o_out: &Disjoint<'_>,
+    lse_out: &Disjoint<'_>,
+    rows: usize,
+) {
+    let Dims { heads, dv, .. } = inputs.dims;
+    let unit = inputs.scale * LOG2_E;
+    for i in 0..count {
+        let Online { max, sum } = &states[i / WIDTH];
+        let (max, sum) = (max[i % WIDTH], sum[i % WIDTH]);
+        let row = sequence.query_row(first + i);
+        // SAFETY: the caller's promise.
+        let (o_row, lse) = unsafe { (o_out.part((row * heads + head) * dv, dv), lse_out.part(head * rows + row, 1)) };
+        unpack(isa, o, i, 0, 1.0 / sum, o_row);
+        lse[0] = max * unit + sum.log2();
+    }
 }
 
 /// How many of a block's keys each query of a strip sees.
@@ -109,36 +145,43 @@ pub(super) fn limits(first: usize, queries: usize, block: usize, keys: usize) ->
 }
 
 impl<'a> Inputs<'a> {
-    /// Queries `first..first + count` of a sequence in one head, `dn+dr` wide.
-    pub(super) fn queries(&self, sequence: Sequence, head: usize, first: usize, count: usize) -> Rows<'a> {
+    /// Queries of a sequence in one head from position `first` on, `dn+dr` wide.
+    pub(super) fn queries(&self, sequence: &Sequence, head: usize, first: usize, count: usize) -> Rows<'a> {
         let Dims { heads, dn, dr, .. } = self.dims;
-        let start = (sequence.start + first) * heads * (dn + dr) + head * (dn + dr);
+        let start = sequence.query_row(first) * heads * (dn + dr) + head * (dn + dr);
         Rows { data: self.q, start, stride: heads * (dn + dr), width: dn + dr, count }
     }
 
     /// Values of some keys in one head, `dv` wide.
-    pub(super) fn values(&self, sequence: Sequence, head: usize, first: usize, count: usize) -> Rows<'a> {
+    pub(super) fn values(&self, sequence: &Sequence, head: usize, first: usize, count: usize) -> Rows<'a> {
         let Dims { heads, dn, dv, .. } = self.dims;
-        let start = (sequence.start + first) * heads * (dn + dv) + head * (dn + dv) + dn;
+        let start = (sequence.first_key_row + first) * heads * (dn + dv) + head * (dn + dv) + dn;
         Rows { data: self.kv, start, stride: heads * (dn + dv), width: dv, count }
+    }
+
+    /// `[k_nope, k_rope]` of some keys in one head, `dn` and `dr` wide.
+    pub(super) fn keys(&self, sequence: &Sequence, head: usize, first: usize, count: usize) -> [Rows<'a>; 2] {
+        let Dims { heads, dn, dr, dv } = self.dims;
+        let row = sequence.first_key_row + first;
+        let start = row * heads * (dn + dv) + head * (dn + dv);
+        [
+            Rows { data: self.kv, start, stride: heads * (dn + dv), width: dn, count },
+            Rows { data: self.k_rope, start: row * dr, stride: dr, width: dr, count },
+        ]
     }
 
     /// Keys in one head, `[k_nope ; k_rope]`, into strips.
     pub(super) fn pack_keys(
         &self,
         isa: Isa,
-        sequence: Sequence,
+        sequence: &Sequence,
         head: usize,
         first: usize,
         count: usize,
         k: &mut Strips,
     ) {
-        let Dims { heads, dn, dr, dv } = self.dims;
-        let row = sequence.start + first;
-        let start = row * heads * (dn + dv) + head * (dn + dv);
-        let nope = Rows { data: self.kv, start, stride: heads * (dn + dv), width: dn, count };
-        let rope = Rows { data: self.k_rope, start: row * dr, stride: dr, width: dr, count };
+        let [nope, rope] = self.keys(sequence, head, first, count);
         pack(isa, nope, 1.0, 0, k);
-        pack(isa, rope, 1.0, dn, k);
+        pack(isa, rope, 1.0, self.dims.dn, k);
     }
 }

@@ -1,18 +1,29 @@
 #![doc = include_str!("README.md")]
 
 mod backward;
+mod backward_bf16;
+mod bf16;
 pub mod cases;
 pub(crate) mod disjoint;
 mod forward;
+mod forward_bf16;
+mod packed_keys;
+mod pair_tile;
+mod pairs;
 pub mod reference;
+mod schedule;
 pub(crate) mod softmax;
+mod softmax_bf16;
 pub(crate) mod strips;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tile;
 
 use disjoint::Disjoint;
+use schedule::sequences;
 use tensor::{Ctx, Tensor};
+
+use crate::Precision;
 
 /// The sizes of attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +44,22 @@ pub struct Saved {
     lse: Tensor, // [H, T], the logarithm, to base 2, of the sum of exponentials of a query's scores
 }
 
+/// Sequences of which only the last positions are queries: chunks of prompts whose earlier chunks came before.
+///
+/// Sequence `i` has rows `q_offsets[i]..q_offsets[i + 1]` of the queries and rows `k_offsets[i]..k_offsets[i + 1]` of
+/// the keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunks<'a> {
+    /// Boundaries of the queries.
+    pub q_offsets: &'a [usize],
+    /// Boundaries of the keys: of a sequence's beginning up to the end of its queries.
+    pub k_offsets: &'a [usize],
+}
+
 /// Causal attention within each sequence; the result is `o [T, H·dv]`.
 ///
-/// `q [T, H·(dn+dr)]` and `k_rope [T, dr]` are already rotated; `kv [T, H·(dn+dv)]` holds `[k_nope ; v]` of each head. The
-/// sequences are rows `cu_seqlens[i]..cu_seqlens[i + 1]`; scores are multiplied by `scale`.
+/// `q [T, H·(dn+dr)]` and `k_rope [T, dr]` are already rotated; `kv [T, H·(dn+dv)]` holds `[k_nope ; v]` of each head.
+/// The sequences are rows `cu_seqlens[i]..cu_seqlens[i + 1]`; scores are multiplied by `scale`.
 pub fn forward(
     ctx: &Ctx,
     q: &Tensor,
@@ -45,20 +68,46 @@ pub fn forward(
     cu_seqlens: &[usize],
     dims: Dims,
     scale: f32,
+    precision: Precision,
 ) -> (Tensor, Saved) {
-    let t = check(q, kv, k_rope, cu_seqlens, dims);
+    let whole = Chunks { q_offsets: cu_seqlens, k_offsets: cu_seqlens };
+    attend(ctx, q, kv, k_rope, whole, dims, scale, precision)
+}
+
+/// [`forward`] for chunks of sequences: `q` has only the rows of the queries. However a sequence is cut, its rows have
+/// the same bits.
+pub fn forward_chunks(
+    ctx: &Ctx,
+    q: &Tensor,
+    kv: &Tensor,
+    k_rope: &Tensor,
+    chunks: Chunks<'_>,
+    dims: Dims,
+    scale: f32,
+    precision: Precision,
+) -> Tensor {
+    attend(ctx, q, kv, k_rope, chunks, dims, scale, precision).0
+}
+
+fn attend(
+    ctx: &Ctx,
+    q: &Tensor,
+    kv: &Tensor,
+    k_rope: &Tensor,
+    chunks: Chunks<'_>,
+    dims: Dims,
+    scale: f32,
+    precision: Precision,
+) -> (Tensor, Saved) {
+    let t = check(q, kv, k_rope, chunks, dims);
     let mut o = ctx.empty([t, dims.heads * dims.dv]);
     let mut lse = ctx.empty([dims.heads, t]);
     let inputs = Inputs { q: q.data(), kv: kv.data(), k_rope: k_rope.data(), dims, scale };
-    let tiles: Vec<(Sequence, usize)> = sequences(cu_seqlens)
-        .flat_map(|sequence| (0..sequence.len).step_by(QUERIES).map(move |first| (sequence, first)))
-        .collect();
-    let (o_parts, lse_parts) = (Disjoint::new(o.data_mut()), Disjoint::new(lse.data_mut()));
-    ctx.for_each(tiles.len() * dims.heads, |i| {
-        let (sequence, first) = tiles[i / dims.heads];
-        // SAFETY: tasks differ in their queries or their head, and write `o` and `lse` of theirs alone.
-        unsafe { forward::tile(ctx.isa, &inputs, sequence, i % dims.heads, first, &o_parts, &lse_parts, t) };
-    });
+    let sequences = sequences(chunks);
+    match precision {
+        Precision::F32 => forward::run(ctx, &inputs, &sequences, o.data_mut(), lse.data_mut()),
+        Precision::Bf16 => forward_bf16::run(ctx, &inputs, &sequences, o.data_mut(), lse.data_mut()),
+    }
     (o, Saved { lse })
 }
 
@@ -74,8 +123,10 @@ pub fn backward(
     cu_seqlens: &[usize],
     dims: Dims,
     scale: f32,
+    precision: Precision,
 ) -> (Tensor, Tensor, Tensor) {
-    let t = check(q, kv, k_rope, cu_seqlens, dims);
+    let whole = Chunks { q_offsets: cu_seqlens, k_offsets: cu_seqlens };
+    let t = check(q, kv, k_rope, whole, dims);
     assert_eq!(o.dims(), [t, dims.heads * dims.dv], "mla_attention: o {o:?} does not fit {dims:?}");
     assert_eq!(d_o.shape(), o.shape(), "mla_attention: dO {d_o:?} and o {o:?} differ");
     let Saved { lse } = saved;
@@ -83,24 +134,24 @@ pub fn backward(
     let outputs = backward::Outputs { d_o: d_o.data(), o: o.data(), lse: lse.data(), rows: t };
     let (mut dq, mut dkv) = (ctx.empty(q.shape()), ctx.empty(kv.shape()));
     let mut dk_rope = ctx.zeros(k_rope.shape());
-    let sequences: Vec<Sequence> = sequences(cu_seqlens).collect();
+    let sequences = sequences(whole);
     let (dq_parts, dkv_parts) = (Disjoint::new(dq.data_mut()), Disjoint::new(dkv.data_mut()));
+    let wave = match precision {
+        Precision::F32 => HEADS_AT_ONCE,
+        Precision::Bf16 => backward_bf16::heads_at_once(dims, &sequences, ctx.threads()).min(HEADS_AT_ONCE),
+    };
     // Each head of a wave has its own `dk_rope`; they are added in the order of the heads, whoever computed them.
-    for wave in (0..dims.heads).step_by(HEADS_AT_ONCE) {
-        let heads = HEADS_AT_ONCE.min(dims.heads - wave);
-        let mut by_head = ctx.empty([heads, t, dims.dr]);
-        let parts = Disjoint::new(by_head.data_mut());
-        ctx.for_each(sequences.len() * heads, |i| {
-            let (sequence, head) = (sequences[i / heads], i % heads);
-            let gradients = backward::Gradients {
-                dq: &dq_parts,
-                dkv: &dkv_parts,
-                dk_rope: &parts,
-                dk_rope_start: head * t * dims.dr,
-            };
-            // SAFETY: tasks differ in their sequence or their head, and write the gradients of theirs alone.
-            unsafe { backward::head(ctx.isa, &inputs, &outputs, sequence, wave + head, &gradients) };
-        });
+    for first in (0..dims.heads).step_by(wave) {
+        let heads = first..dims.heads.min(first + wave);
+        let mut by_head = ctx.empty([heads.len(), t, dims.dr]);
+        let dk_rope_parts = Disjoint::new(by_head.data_mut());
+        let gradients = backward::Gradients { dq: &dq_parts, dkv: &dkv_parts, dk_rope: &dk_rope_parts, rows: t };
+        match precision {
+            // SAFETY: nothing else has the gradients.
+            Precision::F32 => unsafe { backward::run(ctx, &inputs, &outputs, &sequences, heads, &gradients) },
+            // SAFETY: as above.
+            Precision::Bf16 => unsafe { backward_bf16::run(ctx, &inputs, &outputs, &sequences, heads, &gradients) },
+        }
         ctx.for_each_chunk(dk_rope.data_mut(), SUM_CHUNK, |i, sum| {
             for head in by_head.data().chunks_exact((t * dims.dr).max(1)) {
                 for (sum, x) in sum.iter_mut().zip(&head[i * SUM_CHUNK..]) {
@@ -122,13 +173,6 @@ const HEADS_AT_ONCE: usize = 16;
 /// Elements per task of the sum of `dk_rope` over heads.
 const SUM_CHUNK: usize = 4096;
 
-/// Rows `start..start + len` of all tensors.
-#[derive(Clone, Copy)]
-struct Sequence {
-    start: usize,
-    len: usize,
-}
-
 struct Inputs<'a> {
     q: &'a [f32],      // [T, H·(dn+dr)]
     kv: &'a [f32],     // [T, H·(dn+dv)]
@@ -137,20 +181,24 @@ struct Inputs<'a> {
     scale: f32,
 }
 
-fn sequences(cu_seqlens: &[usize]) -> impl Iterator<Item = Sequence> {
-    cu_seqlens.windows(2).map(|ends| Sequence { start: ends[0], len: ends[1] - ends[0] })
-}
-
-fn check(q: &Tensor, kv: &Tensor, k_rope: &Tensor, cu_seqlens: &[usize], dims: Dims) -> usize {
+/// The rows of q.
+fn check(q: &Tensor, kv: &Tensor, k_rope: &Tensor, Chunks { q_offsets, k_offsets }: Chunks<'_>, dims: Dims) -> usize {
     let Dims { heads, dn, dr, dv } = dims;
-    let [t, _] = q.dims();
+    let ([t, _], [keys, _]) = (q.dims(), kv.dims());
     assert!(
-        q.dims() == [t, heads * (dn + dr)] && kv.dims() == [t, heads * (dn + dv)] && k_rope.dims() == [t, dr],
+        q.dims() == [t, heads * (dn + dr)] && kv.dims() == [keys, heads * (dn + dv)] && k_rope.dims() == [keys, dr],
         "mla_attention: q {q:?}, kv {kv:?} and k_rope {k_rope:?} do not fit {dims:?}"
     );
+    for (offsets, rows) in [(q_offsets, t), (k_offsets, keys)] {
+        assert!(
+            offsets.first() == Some(&0) && offsets.last() == Some(&rows) && offsets.is_sorted(),
+            "mla_attention: {offsets:?} do not cut {rows} rows into sequences"
+        );
+    }
+    let fits = |(q, k): (&[usize], &[usize])| q[1] - q[0] <= k[1] - k[0];
     assert!(
-        cu_seqlens.first() == Some(&0) && cu_seqlens.last() == Some(&t) && cu_seqlens.is_sorted(),
-        "mla_attention: cu_seqlens do not cut {t} rows into sequences"
+        q_offsets.len() == k_offsets.len() && q_offsets.windows(2).zip(k_offsets.windows(2)).all(fits),
+        "mla_attention: queries {q_offsets:?} are not the ends of sequences {k_offsets:?}"
     );
     t
 }

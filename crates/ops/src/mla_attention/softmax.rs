@@ -2,7 +2,7 @@
 //!
 //! Exponentials are powers of two: `e^(scale · x) = 2^(unit · x)` with `unit = scale · log2 e`. Forward multiplies the
 //! difference of a score from the maximum by the unit, so that scores are the products of unscaled queries and keys, to
-//! the bit those of a model that scales them afterwards; backward and decode have the unit in their queries.
+//! the bit those of a model that scales them afterwards; backward in f32 and decode have the unit in their queries.
 
 use super::strips::{Row, WIDTH};
 use crate::simd::{LANES, simd};
@@ -69,9 +69,9 @@ simd! {
 }
 
 simd! {
-    /// The weights again, from the logarithm of their sum, and the gradient of the scores: on entry `p` holds scores and
-    /// `ds` the gradient of the weights; afterwards `p = 2^(p − lse)` and `ds = p · (ds − delta)`, both 0 where a query
-    /// does not see the key.
+    /// The weights again, from the logarithm of their sum, and the gradient of the scores: on entry `p` holds scores
+    /// and `ds` the gradient of the weights; afterwards `p = 2^(p − lse)` and `ds = p · (ds − delta)`, both 0 where a
+    /// query does not see the key.
     pub(super) fn backward(p: &mut [Row], ds: &mut [Row], limits: &[u32; WIDTH], lse: &Row, delta: &Row) {
         for start in [0, LANES] {
             let half = start..start + LANES;
@@ -94,36 +94,41 @@ simd! {
 
 /// A copy of [`LANES`] values, which may live in a register.
 #[inline(always)]
-fn part<T: Copy>(values: &[T]) -> [T; LANES] {
+pub(super) fn part<T: Copy>(values: &[T]) -> [T; LANES] {
     *values.first_chunk().expect("a row has two halves")
 }
 
-/// `2^(unit · (x − base))` for exponents below 126, to about one unit in the last place; exactly 1 for 0. Results below
-/// the smallest normal number are 0; NaN stays NaN.
-///
-/// The exponent is `n + r` with `|r| ≤ ½`. A polynomial, the best of its degree (relative error 2⁻²⁸), gives `2^r`; `2^n` is
-/// put together from bits.
+/// `2^(unit · (x − base))` for exponents below 126; exactly 1 for 0. See [`two_to`].
 #[inline(always)]
 pub(crate) fn power_of_two(x: &[f32; LANES], base: &[f32; LANES], unit: f32) -> [f32; LANES] {
+    let mut y = [0.0; LANES];
+    for l in 0..LANES {
+        y[l] = two_to((x[l] - base[l]) * unit);
+    }
+    y
+}
+
+/// `2^x` for exponents below 126, to about one unit in the last place. Results below the smallest normal number are 0;
+/// NaN stays NaN.
+///
+/// The exponent is `n + r` with `|r| ≤ ½`. A polynomial, the best of its degree (relative error 2⁻²⁸), gives `2^r`;
+/// `2^n` is put together from bits.
+#[inline(always)]
+pub(super) fn two_to(x: f32) -> f32 {
     // Adding 1.5 · 2²³ rounds to an integer and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const COEFFICIENTS: [f32; 6] =
         [1.546_183_5e-4, 1.340_992e-3, 9.618_058e-3, 5.550_297_6e-2, 2.402_265e-1, 6.931_472_4e-1];
-    let mut y = [0.0; LANES];
-    for l in 0..LANES {
-        let x = (x[l] - base[l]) * unit;
-        let clamped = if x < -126.0 { -126.0 } else { x };
-        let rounded = clamped + ROUND;
-        let r = clamped - (rounded - ROUND);
-        let mut p = COEFFICIENTS[0];
-        for c in &COEFFICIENTS[1..] {
-            p = r.mul_add(p, *c);
-        }
-        let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(0x3f80_0000));
-        let result = r.mul_add(p, 1.0) * power;
-        y[l] = if x < -126.0 { 0.0 } else { result };
+    let clamped = if x < -126.0 { -126.0 } else { x };
+    let rounded = clamped + ROUND;
+    let r = clamped - (rounded - ROUND);
+    let mut p = COEFFICIENTS[0];
+    for c in &COEFFICIENTS[1..] {
+        p = r.mul_add(p, *c);
     }
-    y
+    let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(0x3f80_0000));
+    let result = r.mul_add(p, 1.0) * power;
+    if x < -126.0 { 0.0 } else { result }
 }
 
 #[cfg(test)]

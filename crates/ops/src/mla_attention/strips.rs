@@ -1,8 +1,8 @@
 //! The one layout of every matrix inside the attention kernels: strips of 32 columns.
 //!
-//! Element `(i, j)` is in row `i` of strip `j / 32`, at place `j % 32`, and the rows of a strip lie one after the other.
-//! A strip is what a micro-kernel reads as its right operand; and since rows are a constant distance apart, the same
-//! strip also serves as left operand, upright (`a[i][p]`) or transposed (`a[p][i]`). So keys, values, scores and
+//! Element `(i, j)` is in row `i` of strip `j / 32`, at place `j % 32`, and the rows of a strip lie one after the
+//! other. A strip is what a micro-kernel reads as its right operand; and since rows are a constant distance apart, the
+//! same strip also serves as left operand, upright (`a[i][p]`) or transposed (`a[p][i]`). So keys, values, scores and
 //! gradients are laid out once and meet in all seven products of forward and backward without being packed again. Only
 //! queries and `dO` are needed in two forms, because a right operand must be upright.
 
@@ -14,36 +14,57 @@ pub(crate) const WIDTH: usize = 32;
 /// One row of one strip.
 pub(crate) type Row = [f32; WIDTH];
 
-/// A matrix in strips. Rows and columns beyond those last written hold finite leftovers, or zeros.
+/// A matrix in strips, of f32 or of what else has four bytes. Rows and columns beyond those last written hold finite
+/// leftovers, or zeros.
 #[derive(Default)]
-pub(crate) struct Strips {
-    data: Vec<Row>,
+pub(crate) struct Strips<T = f32> {
+    data: Vec<Aligned<T>>,
     rows: usize,
 }
 
-impl Strips {
+/// A row that starts with a cache line, so that no register is loaded from two of them.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(128))]
+struct Aligned<T>([T; WIDTH]);
+
+impl<T: Copy + Default> Strips<T> {
     /// Makes room for `rows × columns`, keeping no content.
     pub(crate) fn reset(&mut self, rows: usize, columns: usize) {
         self.rows = rows;
         let len = rows * columns.div_ceil(WIDTH);
         if self.data.len() < len {
-            self.data.resize(len, [0.0; WIDTH]);
+            self.data.resize(len, Aligned::default());
         }
     }
 
+    /// All strips, one after the other.
+    pub(crate) fn data(&self) -> &[[T; WIDTH]] {
+        const { assert!(size_of::<Aligned<T>>() == size_of::<[T; WIDTH]>()) };
+        // SAFETY: `Aligned` is nothing but the array, of the same size (asserted) and of no lesser alignment.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr().cast(), self.data.len()) }
+    }
+
+    /// The same for writing.
+    pub(super) fn data_mut(&mut self) -> &mut [[T; WIDTH]] {
+        const { assert!(size_of::<Aligned<T>>() == size_of::<[T; WIDTH]>()) };
+        // SAFETY: as in `data`; and the array may hold any `T`.
+        unsafe { std::slice::from_raw_parts_mut(self.data.as_mut_ptr().cast(), self.data.len()) }
+    }
+
     /// Strip `j`: columns `32 j` to `32 j + 31`.
-    pub(crate) fn strip(&self, j: usize) -> &[Row] {
-        &self.data[j * self.rows..(j + 1) * self.rows]
+    pub(crate) fn strip(&self, j: usize) -> &[[T; WIDTH]] {
+        &self.data()[j * self.rows..(j + 1) * self.rows]
     }
 
     /// Strip `j` for writing.
-    pub(crate) fn strip_mut(&mut self, j: usize) -> &mut [Row] {
-        &mut self.data[j * self.rows..(j + 1) * self.rows]
+    pub(crate) fn strip_mut(&mut self, j: usize) -> &mut [[T; WIDTH]] {
+        let rows = self.rows;
+        &mut self.data_mut()[j * rows..(j + 1) * rows]
     }
 
     /// Sets the first `columns` columns to zero, to the end of their last strip.
     pub(crate) fn clear(&mut self, columns: usize) {
-        self.data[..self.rows * columns.div_ceil(WIDTH)].fill([0.0; WIDTH]);
+        self.data[..self.rows * columns.div_ceil(WIDTH)].fill(Aligned::default());
     }
 }
 
@@ -93,8 +114,8 @@ simd! {
 }
 
 simd! {
-    /// Puts at most 32 rows into one strip as its columns, times `scale`: `to[p][i] = scale · from[i][p]`. Columns without
-    /// a row become zero.
+    /// Puts at most 32 rows into one strip as its columns, times `scale`: `to[p][i] = scale · from[i][p]`. Columns
+    /// without a row become zero.
     pub(crate) fn pack_transposed(from: Rows<'_>, scale: f32, to: &mut [Row]) {
         const BLOCK: usize = 16;
         let to = &mut to[..from.width];
@@ -128,8 +149,16 @@ simd! {
             let (j, place) = (column / WIDTH, column % WIDTH);
             let n = (WIDTH - place).min(rest.len());
             let (part, after) = rest.split_at_mut(n);
-            for (to, x) in part.iter_mut().zip(&from.strip(j)[i][place..]) {
-                *to = x * scale;
+            let row = &from.strip(j)[i];
+            if let Some(part) = part.first_chunk_mut::<WIDTH>() {
+                // A whole row has a constant length, which vectorises.
+                for (to, x) in part.iter_mut().zip(row) {
+                    *to = x * scale;
+                }
+            } else {
+                for (to, x) in part.iter_mut().zip(&row[place..]) {
+                    *to = x * scale;
+                }
             }
             rest = after;
             column += n;
@@ -146,7 +175,11 @@ simd! {
             let (j, place) = (column / WIDTH, column % WIDTH);
             let n = (WIDTH - place).min(rest.len());
             let (part, after) = rest.split_at(n);
-            to.strip_mut(j)[i][place..place + n].copy_from_slice(part);
+            let row = &mut to.strip_mut(j)[i];
+            match part.first_chunk() {
+                Some(part) => *row = *part,
+                None => row[place..place + n].copy_from_slice(part),
+            }
             rest = after;
             column += n;
         }

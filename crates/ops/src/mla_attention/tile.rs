@@ -6,11 +6,11 @@
 //!         C[i, ..] = fma(A(i, p), B[p, ..], C[i, ..])     for i in 0..MR
 //! ```
 //!
-//! Every element of C is one chain of fused multiply-adds over `p` in increasing order, so its bits depend neither on the
-//! tile it is in nor on the instruction set.
+//! Every element of C is one chain of fused multiply-adds over `p` in increasing order, so its bits depend neither on
+//! the tile it is in nor on the instruction set.
 //!
-//! The kernels of `gemm` want both operands packed for the one product they are in. These read the left operand where it
-//! is, upright or transposed, because rows of a strip are a constant distance apart; and they leave C in strips.
+//! The kernels of `gemm` want both operands packed for the one product they are in. These read the left operand where
+//! it is, upright or transposed, because rows of a strip are a constant distance apart; and they leave C in strips.
 
 use tensor::{Isa, Level};
 
@@ -25,8 +25,8 @@ pub(crate) const NO_SHIFT: isize = isize::MIN;
 
 /// `c[i, j] (+)= Σ_p a(i, p) · b[p, j]` for `i < rows`, `p < depth` and `j < columns`, where `b` and `c` are strips.
 ///
-/// `a(i, p)` is known to be zero for `p < i + shift`; tiles skip what that makes zero throughout. `a` and `c` have a multiple of 42
-/// rows, which all tile heights divide; those from `rows` to the end of a tile are computed too.
+/// `a(i, p)` is known to be zero for `p < i + shift`; tiles skip what that makes zero throughout. `a` and `c` have a
+/// multiple of 42 rows, which all tile heights divide; those from `rows` to the end of a tile are computed too.
 pub(crate) fn upright(
     isa: Isa,
     a: &Strips,
@@ -68,20 +68,24 @@ pub(crate) fn transposed(isa: Isa, a: &[Row], rows: usize, b: &[Row], columns: u
 simd! {
     /// Row `i` times `factor[i]`. Where no maximum changed, the factors are 1 and nothing is touched.
     pub(crate) fn rescale(rows: &mut [Row], factor: &Row) {
-        if factor.iter().all(|&f| f == 1.0) {
+        if factor.iter().filter(|&&f| f != 1.0).count() == 0 {
             return;
         }
-        for (row, factor) in rows.iter_mut().zip(factor) {
-            for x in row {
+        for (i, row) in rows.iter_mut().enumerate() {
+            // The check of this index keeps the compiler from going through 16 rows at once, in gathers.
+            let factor = factor[i];
+            let mut scaled = *row;
+            for x in &mut scaled {
                 *x *= factor;
             }
+            *row = scaled;
         }
     }
 }
 
 /// Values of one register.
 const LANES: usize = crate::simd::LANES;
-type Lanes = [f32; LANES];
+pub(super) type Lanes = [f32; LANES];
 
 /// The constant below stands for each row of a tile in turn: only unrolled accesses let a tile live in registers.
 macro_rules! for_rows {
@@ -94,6 +98,7 @@ macro_rules! for_rows {
         })*
     };
 }
+pub(super) use for_rows;
 
 /// The part of a row that belongs to a tile of `NV` registers, starting with register `FIRST`.
 #[inline(always)]
@@ -102,7 +107,10 @@ fn part<const FIRST: usize, const NV: usize>(row: &Row) -> &[Lanes; NV] {
 }
 
 #[inline(always)]
-fn load<const MR: usize, const FIRST: usize, const NV: usize>(c: &[Row; MR], accumulate: bool) -> [[Lanes; NV]; MR] {
+pub(super) fn load<const MR: usize, const FIRST: usize, const NV: usize>(
+    c: &[Row; MR],
+    accumulate: bool,
+) -> [[Lanes; NV]; MR] {
     let mut tile = [[[0.0; LANES]; NV]; MR];
     if accumulate {
         macro_rules! load {
@@ -116,7 +124,7 @@ fn load<const MR: usize, const FIRST: usize, const NV: usize>(c: &[Row; MR], acc
 }
 
 #[inline(always)]
-fn store<const MR: usize, const FIRST: usize, const NV: usize>(tile: &[[Lanes; NV]; MR], c: &mut [Row; MR]) {
+pub(super) fn store<const MR: usize, const FIRST: usize, const NV: usize>(tile: &[[Lanes; NV]; MR], c: &mut [Row; MR]) {
     macro_rules! store {
         ($i:literal) => {
             c[$i][FIRST * LANES..(FIRST + NV) * LANES].copy_from_slice(tile[$i].as_flattened())

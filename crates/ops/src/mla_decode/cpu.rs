@@ -18,12 +18,17 @@ use std::ops::Range;
 
 use tensor::Isa;
 
+use super::block::{CacheKind, Line, TOKENS};
+use super::latents::{Latents, Piece, pieces};
 use super::{COLUMNS, Dims, Query};
 use crate::mla_attention::KEYS;
-use crate::mla_attention::softmax::{Online, online, power_of_two};
+use crate::mla_attention::softmax::{Online, online};
 use crate::mla_attention::strips::{Rows, Strips, WIDTH, pack, pack_transposed, unpack};
 use crate::mla_attention::tile::{NO_SHIFT, rescale, transposed, upright};
-use crate::simd::{LANES, simd};
+use crate::simd::simd;
+
+/// Keys of a part. Part of the arithmetic, like [`KEYS`]: another number gives other roundings.
+pub(super) const CHUNK: usize = 6 * KEYS;
 
 pub(super) struct Inputs<'a> {
     pub(super) q_latent: &'a [f32], // [T, H·rk]
@@ -41,16 +46,23 @@ pub(super) struct Part {
     pub(super) columns: Range<usize>,
     pub(super) chunk: usize,
     pub(super) keys: Range<usize>,
+}
+
+impl Part {
     /// Whether no chunk follows.
-    pub(super) last: bool,
+    pub(super) fn is_last(&self, queries: &[Query<'_>], heads: usize) -> bool {
+        self.keys.end == queries[self.query].keys_of(&self.columns, heads)
+    }
 }
 
 #[derive(Default)]
 struct Scratch {
-    q: Strips, // [rk+dr, COLUMNS], a strip of columns in each
-    k: Strips, // [KEYS, rk+dr]
-    s: Strips, // [KEYS, 32]
-    u: Strips, // [COLUMNS, rk]
+    q: Strips,   // [rk+dr, COLUMNS], a strip of columns in each
+    k: Strips,   // [KEYS, rk+dr]
+    s: Strips,   // [KEYS, 32]
+    u: Strips,   // [COLUMNS, rk]
+    c: Vec<f32>, // [KEYS, rk], if the cache is of another kind
+    r: Vec<f32>, // [KEYS, dr], likewise
 }
 
 thread_local! {
@@ -64,7 +76,7 @@ pub(super) fn attend(isa: Isa, inputs: &Inputs<'_>, part: &Part, u_out: &mut [f3
     let (count, first) = (part.columns.len(), part.columns.start);
     // A column sees this many keys.
     let seen = |column: usize| first_position + column / heads + 1;
-    SCRATCH.with_borrow_mut(|Scratch { q, k, s, u }| {
+    SCRATCH.with_borrow_mut(|Scratch { q, k, s, u, c, r }| {
         q.reset(rk + dr, COLUMNS);
         k.reset(KEYS, rk + dr);
         s.reset(KEYS, WIDTH);
@@ -83,8 +95,7 @@ pub(super) fn attend(isa: Isa, inputs: &Inputs<'_>, part: &Part, u_out: &mut [f3
         let mut states = [Online::START; COLUMNS / WIDTH];
         for block in part.keys.clone().step_by(KEYS) {
             let count = KEYS.min(part.keys.end - block);
-            pack(isa, Rows { data: cache.c, start: block * rk, stride: rk, width: rk, count }, 1.0, 0, k);
-            pack(isa, Rows { data: cache.r, start: block * dr, stride: dr, width: dr, count }, 1.0, rk, k);
+            pack_keys(isa, cache, block..block + count, c, r, k);
             for (j, columns) in strips.iter().enumerate() {
                 let visible = seen(columns.end - 1).saturating_sub(block).min(count);
                 if visible == 0 {
@@ -109,30 +120,49 @@ pub(super) fn attend(isa: Isa, inputs: &Inputs<'_>, part: &Part, u_out: &mut [f3
     });
 }
 
-simd! {
-    /// Joins the result of a part with that of the chunks before it, and normalises it after the last one.
-    pub(super) fn join(part: &Part, from_u: &[f32], from_softmax: &[f32], to_u: &mut [f32], to_softmax: &mut [f32]) {
-        if part.chunk == 0 {
-            to_u.copy_from_slice(from_u);
-            to_softmax.copy_from_slice(from_softmax);
+/// Some keys, `[c r]`, into strips.
+fn pack_keys(isa: Isa, cache: &Latents, keys: Range<usize>, c: &mut Vec<f32>, r: &mut Vec<f32>, to: &mut Strips) {
+    let (shape, count) = (cache.shape(), keys.len());
+    let (rk, dr) = (shape.rk, shape.dr);
+    if shape.kind == CacheKind::F32 {
+        for Piece { block, tokens, row } in pieces(keys) {
+            let (c, r) = cache.block(block).split_at(shape.c_planes() * TOKENS);
+            pack_planes(isa, c, tokens.clone(), rk, row, 0, to);
+            pack_planes(isa, r, tokens, dr, row, rk, to);
         }
-        let width = to_u.len() / part.columns.len();
-        let columns = to_u.chunks_exact_mut(width).zip(from_u.chunks_exact(width));
-        let softmax = to_softmax.as_chunks_mut::<2>().0.iter_mut().zip(from_softmax.as_chunks::<2>().0);
-        for ((u, from_u), (softmax, from)) in columns.zip(softmax) {
-            if part.chunk > 0 {
-                // The first chunk holds a key that every column sees, so no maximum here is −∞ except a part's.
-                let max = if from[0] > softmax[0] { from[0] } else { softmax[0] };
-                let [keep, gain] = [softmax[0], from[0]].map(|x| power_of_two(&[x; LANES], &[max; LANES], 1.0)[0]);
-                *softmax = [max, softmax[1] * keep + from[1] * gain];
-                for (u, x) in u.iter_mut().zip(from_u) {
-                    *u = *u * keep + x * gain;
-                }
-            }
-            if part.last {
-                let scale = 1.0 / softmax[1];
-                for u in u {
-                    *u *= scale;
+    } else {
+        c.resize(count * rk, 0.0);
+        r.resize(count * dr, 0.0);
+        for Piece { block, tokens, row } in pieces(keys) {
+            let (c, r) = (&mut c[row * rk..][..tokens.len() * rk], &mut r[row * dr..][..tokens.len() * dr]);
+            shape.read(isa, cache.block(block), tokens.start, c, r);
+        }
+        pack(isa, Rows { data: c, start: 0, stride: rk, width: rk, count }, 1.0, 0, to);
+        pack(isa, Rows { data: r, start: 0, stride: dr, width: dr, count }, 1.0, rk, to);
+    }
+}
+
+simd! {
+    /// Puts tokens of f32 planes into rows `first_row..` and columns `first..first + width` of `to`.
+    fn pack_planes(
+        planes: &[Line],
+        tokens: Range<usize>,
+        width: usize,
+        first_row: usize,
+        first: usize,
+        to: &mut Strips,
+    ) {
+        for (l, plane) in planes.chunks_exact(TOKENS).enumerate() {
+            let column = first + 16 * l;
+            for (i, line) in plane[tokens.clone()].iter().enumerate() {
+                let values = line.0.map(f32::from_bits);
+                if column.is_multiple_of(16) {
+                    let row = &mut to.strip_mut(column / WIDTH)[first_row + i];
+                    row[column % WIDTH..][..16].copy_from_slice(&values);
+                } else {
+                    for (column, x) in (column..first + width).zip(values) {
+                        to.strip_mut(column / WIDTH)[first_row + i][column % WIDTH] = x;
+                    }
                 }
             }
         }

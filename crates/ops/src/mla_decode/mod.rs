@@ -1,7 +1,15 @@
 #![doc = include_str!("README.md")]
 
+mod bf16;
+mod block;
+#[cfg(test)]
+mod cache_tests;
 pub mod cases;
 mod cpu;
+mod fp8;
+mod join;
+mod kernel;
+mod latents;
 pub mod reference;
 #[cfg(test)]
 mod tests;
@@ -10,26 +18,19 @@ use std::ops::Range;
 
 use tensor::{Ctx, Storage, Tensor};
 
-use crate::gemm::cpu::{Output, Product, run};
-use crate::gemm::pack::View;
-pub use crate::mla_attention::Dims;
-use crate::mla_attention::KEYS;
-use crate::mla_attention::disjoint::Disjoint;
+use block::Line;
+pub use latents::{CacheKind, Latents};
 
-/// The latent cache of one sequence in one layer, row-major.
-#[derive(Clone, Copy, Debug)]
-pub struct CacheView<'a> {
-    /// Normalised latents, `[len, rk]`.
-    pub c: &'a [f32],
-    /// Rotated shared keys, `[len, dr]`.
-    pub r: &'a [f32],
-}
+pub use crate::mla_attention::Dims;
+use crate::mla_attention::disjoint::Disjoint;
+use crate::simd::LANES;
+use crate::{Precision, gemv};
 
 /// The new rows of one sequence. Their own latents are in the cache already.
 #[derive(Clone, Debug)]
 pub struct Query<'a> {
     /// What the rows attend to.
-    pub cache: CacheView<'a>,
+    pub cache: &'a Latents,
     /// Which rows of the batch belong to this sequence.
     pub rows: Range<usize>,
     /// The position of the first of them: row `i` sees keys `0..=first_position + i`.
@@ -40,42 +41,41 @@ pub struct Query<'a> {
 /// `score[t, h, s] = (q_latent[t, h] · c_s + q_rope[t, h] · r_s) · scale`.
 ///
 /// `q_latent [T, H·rk]` comes from [`absorb`]; of `q [T, H·(dn+dr)]` only the rotated parts are read. The queries cover
-/// the rows in order.
-pub fn forward(ctx: &Ctx, q_latent: &Tensor, q: &Tensor, queries: &[Query<'_>], dims: Dims, scale: f32) -> Tensor {
-    in_waves(ctx, q_latent, q, queries, dims, scale, PARTIAL_LEN)
+/// the rows in order. Any kind of cache goes with either precision: what a cache holds is read as f32, or rounded to bf16,
+/// which changes nothing for the kinds `Bf16` and `Fp8`.
+pub fn forward(
+    ctx: &Ctx,
+    q_latent: &Tensor,
+    q: &Tensor,
+    queries: &[Query<'_>],
+    dims: Dims,
+    scale: f32,
+    precision: Precision,
+) -> Tensor {
+    in_waves(ctx, q_latent, q, queries, dims, scale, precision, PARTIAL_LEN)
 }
 
 /// Queries in latent space, `q_nope · W_UK` head by head: `q` is `[T, H·(dn+dr)]`, `kv_b` is `[H·(dn+dv), rk]`, the result
 /// `[T, H·rk]`.
-pub fn absorb(ctx: &Ctx, q: &Tensor, kv_b: &Storage, dims: Dims) -> Tensor {
-    let Dims { heads, dn, dr, dv } = dims;
-    let ([t, width], (weight, rk)) = (q.dims(), weight(kv_b, dims));
-    assert_eq!(width, heads * (dn + dr), "mla_decode: q {q:?} does not fit {dims:?}");
-    each_head(ctx, [t, heads, rk], dn, |h| {
-        (View::rows(q.data(), width).at(0, h * (dn + dr)), weight.at(h * (dn + dv), 0))
-    })
+pub fn absorb(ctx: &Ctx, q: &Tensor, kv_b: &Storage, dims: Dims, precision: Precision) -> Tensor {
+    gemv::heads_nn(ctx, q, kv_b, dims, precision)
 }
 
 /// The attention output, `W_UV · u` head by head: `u` is `[T, H·rk]`, `kv_b` is `[H·(dn+dv), rk]`, the result `[T, H·dv]`.
-pub fn expand(ctx: &Ctx, u: &Tensor, kv_b: &Storage, dims: Dims) -> Tensor {
-    let Dims { heads, dn, dv, .. } = dims;
-    let ([t, width], (weight, rk)) = (u.dims(), weight(kv_b, dims));
-    assert_eq!(width, heads * rk, "mla_decode: u {u:?} does not fit kv_b {:?} and {dims:?}", kv_b.shape());
-    each_head(ctx, [t, heads, dv], rk, |h| {
-        (View::rows(u.data(), width).at(0, h * rk), weight.at(h * (dn + dv) + dn, 0).transposed())
-    })
+pub fn expand(ctx: &Ctx, u: &Tensor, kv_b: &Storage, dims: Dims, precision: Precision) -> Tensor {
+    gemv::heads_nt(ctx, u, kv_b, dims, precision)
 }
 
 /// Columns of a part, a column being one head of one row: they share a pass over the keys.
 const COLUMNS: usize = 128;
-/// Keys of a part. Part of the arithmetic, like [`KEYS`]: another number gives other roundings.
-const CHUNK: usize = 6 * KEYS;
 /// What the results of parts may occupy, in numbers: 16 MiB, 64 parts of DeepSeek-V3.
 const PARTIAL_LEN: usize = 1 << 22;
+/// Columns that one task of joining takes.
+const JOINED: usize = 4;
 
 /// Runs `task(0)` to `task(n - 1)`: on all threads if there are products enough to pay for waking them.
 fn spread(ctx: &Ctx, n: usize, products: usize, task: impl Fn(usize) + Sync + Send) {
-    const WORTHWHILE: usize = 1 << 20;
+    const WORTHWHILE: usize = 1 << 18;
     if products < WORTHWHILE { (0..n).for_each(task) } else { ctx.for_each(n, task) }
 }
 
@@ -88,27 +88,54 @@ fn in_waves(
     queries: &[Query<'_>],
     dims: Dims,
     scale: f32,
+    precision: Precision,
     partial_len: usize,
 ) -> Tensor {
     let ([t, width], heads) = (q_latent.dims(), dims.heads);
     let rk = width / heads;
     check(q_latent, q, queries, dims);
     let inputs = cpu::Inputs { q_latent: q_latent.data(), q: q.data(), queries, dims, rk, scale };
-    let parts: Vec<cpu::Part> = queries.iter().enumerate().flat_map(|(i, query)| cut(i, query, heads)).collect();
-    let columns = parts.iter().map(|part| part.columns.len()).max().unwrap_or(0);
-    let slots = (partial_len / (columns * rk).max(1)).max(ctx.threads()).min(parts.len());
-    let (mut partial, mut partial_softmax) = (ctx.empty([slots, columns, rk]), ctx.empty([slots, columns, 2]));
+    let (chunk, stride, (packed, first_strips)) = match precision {
+        Precision::F32 => (cpu::CHUNK, rk, Default::default()),
+        Precision::Bf16 => (bf16::CHUNK, rk.next_multiple_of(32), pack(ctx, &inputs)),
+    };
+    let parts: Vec<cpu::Part> = queries.iter().enumerate().flat_map(|(i, query)| cut(i, query, heads, chunk)).collect();
+    let columns = parts.iter().map(|part| part.columns.len()).max().unwrap_or(0).next_multiple_of(kernel::COLUMNS);
+    let slots = (partial_len / (columns * stride).max(1)).max(ctx.threads()).min(parts.len());
+    let (mut partial, mut partial_softmax) = (ctx.empty([slots, columns, stride]), ctx.empty([slots, columns, 2]));
     let (mut u, mut softmax) = (ctx.empty([t, heads * rk]), ctx.empty([t, heads, 2]));
     for parts in parts.chunks(slots.max(1)) {
         let slot_u = Disjoint::new(partial.data_mut());
         let slot_softmax = Disjoint::new(partial_softmax.data_mut());
         let products = parts.iter().map(|part| part.columns.len() * part.keys.len() * (2 * rk + dims.dr)).sum();
-        spread(ctx, parts.len(), products, |slot| {
-            let n = parts[slot].columns.len();
-            // SAFETY: each part has its own slot.
-            let (u, softmax) =
-                unsafe { (slot_u.part(slot * columns * rk, n * rk), slot_softmax.part(slot * columns * 2, n * 2)) };
-            cpu::attend(ctx.isa, &inputs, &parts[slot], u, softmax);
+        // Parts in a row, so that one can have the memory of the next fetched.
+        let in_a_row = parts.len().div_ceil(4 * ctx.threads());
+        spread(ctx, parts.len().div_ceil(in_a_row), products, |task| {
+            for slot in task * in_a_row..parts.len().min((task + 1) * in_a_row) {
+                let part = &parts[slot];
+                let n = part.columns.len();
+                let padded = n.next_multiple_of(kernel::COLUMNS);
+                // SAFETY: each part has its own slot.
+                let (u, softmax) = unsafe {
+                    (
+                        slot_u.part(slot * columns * stride, padded * stride),
+                        slot_softmax.part(slot * columns * 2, padded * 2),
+                    )
+                };
+                match precision {
+                    Precision::F32 => {
+                        cpu::attend(ctx.isa, &inputs, part, &mut u[..n * stride], &mut softmax[..n * 2]);
+                    }
+                    Precision::Bf16 => {
+                        let len = bf16::strip_len(dims, rk);
+                        let first = first_strips[part.query] + part.columns.start / LANES;
+                        let q = &packed[first * len..][..n.div_ceil(LANES) * len];
+                        let next = if (slot + 1).is_multiple_of(in_a_row) { in_a_row * (ctx.threads() - 1) } else { 0 };
+                        let next = parts.get(slot + 1 + next);
+                        bf16::attend(ctx.isa, &inputs, part, q, next, u, stride, softmax);
+                    }
+                }
+            }
         });
         // The parts of some columns follow one another; they are joined in the order of their keys.
         let mut runs: Vec<Range<usize>> = Vec::new();
@@ -118,16 +145,34 @@ fn in_waves(
                 _ => runs.push(slot..slot + 1),
             }
         }
+        let joins: Vec<(Range<usize>, usize)> = runs
+            .into_iter()
+            .flat_map(|run| (0..parts[run.start].columns.len()).step_by(JOINED).map(move |j| (run.clone(), j)))
+            .collect();
         let (all_u, all_softmax) = (Disjoint::new(u.data_mut()), Disjoint::new(softmax.data_mut()));
-        spread(ctx, runs.len(), parts.iter().map(|part| 16 * part.columns.len() * rk).sum(), |i| {
-            for slot in runs[i].clone() {
-                let part = &parts[slot];
-                let (first, n) = (queries[part.query].rows.start * heads + part.columns.start, part.columns.len());
+        spread(ctx, joins.len(), 2 * parts.len() * columns * rk, |i| {
+            let (run, first) = joins[i].clone();
+            let part = &parts[run.start];
+            for j in first..part.columns.len().min(first + JOINED) {
+                let column = queries[part.query].rows.start * heads + part.columns.start + j;
                 // SAFETY: runs differ in their columns or their query, and queries in their rows (`check`).
-                let (u, softmax) = unsafe { (all_u.part(first * rk, n * rk), all_softmax.part(first * 2, n * 2)) };
-                let partial = &partial.data()[slot * columns * rk..][..n * rk];
-                let partial_softmax = &partial_softmax.data()[slot * columns * 2..][..n * 2];
-                cpu::join(ctx.isa, part, partial, partial_softmax, u, softmax);
+                let (u, softmax) = unsafe { (all_u.part(column * rk, rk), all_softmax.part(column * 2, 2)) };
+                let softmax: &mut [f32; 2] = softmax.as_mut_array().expect("a maximum and a sum");
+                for slot in run.clone() {
+                    let at = slot * columns + j;
+                    let from = [partial_softmax.data()[2 * at], partial_softmax.data()[2 * at + 1]];
+                    join::join(
+                        ctx.isa,
+                        parts[slot].chunk == 0,
+                        &partial.data()[at * stride..][..stride],
+                        from,
+                        u,
+                        softmax,
+                    );
+                }
+                if parts[run.end - 1].is_last(queries, heads) {
+                    join::normalise(ctx.isa, u, softmax[1]);
+                }
             }
         });
     }
@@ -135,47 +180,40 @@ fn in_waves(
 }
 
 /// The parts of one query: its columns in groups, and for each group the keys in chunks.
-fn cut(query: usize, of: &Query<'_>, heads: usize) -> Vec<cpu::Part> {
+fn cut(query: usize, of: &Query<'_>, heads: usize, chunk: usize) -> Vec<cpu::Part> {
     let all = of.rows.len() * heads;
     let mut parts = Vec::new();
     for start in (0..all).step_by(COLUMNS) {
         let columns = start..all.min(start + COLUMNS);
-        let keys = of.first_position + (columns.end - 1) / heads + 1;
-        for (chunk, first) in (0..keys).step_by(CHUNK).enumerate() {
-            let end = keys.min(first + CHUNK);
-            parts.push(cpu::Part { query, columns: columns.clone(), chunk, keys: first..end, last: end == keys });
+        let keys = of.keys_of(&columns, heads);
+        for (number, first) in (0..keys).step_by(chunk).enumerate() {
+            let keys = first..keys.min(first + chunk);
+            parts.push(cpu::Part { query, columns: columns.clone(), chunk: number, keys });
         }
     }
     parts
 }
 
-/// `[t, n]` for each head, side by side: the product of the two views that `operands` gives for the head.
-fn each_head<'a>(
-    ctx: &Ctx,
-    [t, heads, n]: [usize; 3],
-    k: usize,
-    operands: impl Fn(usize) -> (View<'a>, View<'a>),
-) -> Tensor {
-    let mut out = ctx.empty([t, heads * n]);
-    let c = out.data_mut().as_mut_ptr();
-    let products: Vec<Product<'_>> = (0..heads)
-        .map(|h| {
-            let (a, b) = operands(h);
-            Product { m: t, n, k, a, b, c: Output { c: c.wrapping_add(h * n), ldc: heads * n, accumulate: false } }
-        })
-        .collect();
-    // SAFETY: each head has its own columns of `out`, which this function owns.
-    unsafe { run(ctx, &products) };
-    out
+impl Query<'_> {
+    /// How many keys some columns of the query see.
+    fn keys_of(&self, columns: &Range<usize>, heads: usize) -> usize {
+        self.first_position + (columns.end - 1) / heads + 1
+    }
 }
 
-/// `kv_b` as a matrix with rows of `rk`, and `rk`.
-fn weight(kv_b: &Storage, dims: Dims) -> (View<'_>, usize) {
-    let ([rows, rk], Dims { heads, dn, dv, .. }) = (kv_b.dims(), dims);
-    assert_eq!(rows, heads * (dn + dv), "mla_decode: kv_b {:?} does not fit {dims:?}", kv_b.shape());
-    let mut matrices = kv_b.group(0);
-    let (Some(matrix), None) = (matrices.next(), matrices.next()) else { panic!("mla_decode: kv_b is one matrix") };
-    (View::of(matrix), rk)
+/// The strips of all queries, one after the other, and for each query which is its first.
+fn pack(ctx: &Ctx, inputs: &cpu::Inputs<'_>) -> (Vec<Line>, Vec<usize>) {
+    let (heads, len) = (inputs.dims.heads, bf16::strip_len(inputs.dims, inputs.rk));
+    // The columns of each strip, counted from the first row of the batch.
+    let (mut strips, mut first_strips) = (Vec::new(), Vec::new());
+    for query in inputs.queries {
+        first_strips.push(strips.len());
+        let end = query.rows.end * heads;
+        strips.extend((query.rows.start * heads..end).step_by(LANES).map(|first| first..end.min(first + LANES)));
+    }
+    let mut packed = vec![Line::ZERO; strips.len() * len];
+    ctx.for_each_chunk(&mut packed, len, |i, to| bf16::pack(ctx.isa, inputs, strips[i].clone(), to));
+    (packed, first_strips)
 }
 
 fn check(q_latent: &Tensor, q: &Tensor, queries: &[Query<'_>], dims: Dims) {
@@ -187,11 +225,10 @@ fn check(q_latent: &Tensor, q: &Tensor, queries: &[Query<'_>], dims: Dims) {
     let mut next = 0;
     for Query { cache, rows, first_position } in queries {
         let keys = first_position + rows.len();
+        let block::Shape { rk, dr: cached_dr, .. } = cache.shape();
         assert!(
-            cache.c.len() >= keys * (width / heads) && cache.r.len() >= keys * dr,
-            "mla_decode: a cache of {} and {} values does not hold the {keys} keys of rows {rows:?}",
-            cache.c.len(),
-            cache.r.len()
+            rk * heads == width && cached_dr == dr && cache.len() >= keys,
+            "mla_decode: {cache:?} does not hold the {keys} keys of rows {rows:?} of {q_latent:?} with {dims:?}"
         );
         assert!(rows.start == next && rows.end >= next, "mla_decode: rows {rows:?} do not follow row {next}");
         next = rows.end;

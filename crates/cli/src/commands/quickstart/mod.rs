@@ -16,7 +16,7 @@ use train::{End, Run};
 
 use super::chat;
 use super::pretrain::{interrupted, observers, say, summary};
-use crate::args::{Quickstart, SamplingArgs};
+use crate::args::{Compute, Quickstart, SamplingArgs};
 use crate::failure::{INTERRUPTED, Usage};
 use crate::load;
 
@@ -104,7 +104,7 @@ fn claim(out: &Path) -> Result<()> {
 }
 
 fn talk(ctx: &Ctx, checkpoint: &Path) -> Result<ExitCode> {
-    let loaded = load::everything(checkpoint)?;
+    let loaded = load::everything(checkpoint, Compute::default())?;
     eprintln!("\nIt knows seven small tasks. Try:  47+38   copy k d q x   reverse a b c   sort fox ant sun");
     let sampling = SamplingArgs {
         // The tasks have one right answer each.

@@ -14,8 +14,8 @@ const LEAST_TOKENS: u64 = 65_536;
 
 /// How many tokens this machine trains on in the time.
 pub(super) fn tokens(args: &Quickstart, threads: usize) -> Result<u64> {
-    let tokens_per_s = train::speed::tokens_per_s(&Ctx::new(threads)?, &resolved(args, threads, LEAST_TOKENS)?)?;
-    Ok(((args.minutes * 60.0 * SHARE * tokens_per_s) as u64).max(LEAST_TOKENS))
+    let speed = train::speed::measure(&Ctx::new(threads)?, &resolved(args, threads, LEAST_TOKENS)?)?;
+    Ok(((args.minutes * 60.0 * SHARE * speed.tokens_per_s().median()) as u64).max(LEAST_TOKENS))
 }
 
 /// The recipe for `tokens` tokens.
