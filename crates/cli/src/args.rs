@@ -1,10 +1,12 @@
 mod bench;
+mod plan;
 
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand};
 
 pub(crate) use bench::{Bench, BenchCommand, BenchInfer, BenchKernels, BenchMachine, BenchTrain};
+pub(crate) use plan::Plan;
 
 /// DeepSeek-V3 in Rust, whole: train it, measure it, talk to it.
 #[derive(Parser)]
@@ -39,6 +41,8 @@ pub(crate) enum Command {
     Convert(Convert),
     /// Measure how well a model predicts a text, in bits per byte.
     Eval(Eval),
+    /// Say what a run, or answering, needs of memory and disk before it starts, and what that is made of.
+    Plan(Plan),
     /// Count parameters, FLOPs and bytes of a model from its config, and what a directory stores.
     Inspect(Inspect),
 }

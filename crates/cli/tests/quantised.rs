@@ -340,6 +340,22 @@ fn inspect_shows_what_is_stored() {
     let reader = Reader::open(&converted).unwrap();
     assert_eq!(bytes, reader.tensors().map(|t| t.bytes).sum::<u64>());
 
+    // A config that says otherwise than the tensors.
+    let weights = serde_json::json!({ "experts": "q8", "attention": "fp8", "shared": "fp8", "dense": "fp8" });
+    let block = serde_json::json!({ "quant_method": "hadal", "version": 1, "weights": weights });
+    let changes = serde_json::Map::from_iter([("quantization_config".to_owned(), block)]);
+    let contradicting = place.path("contradicting");
+    fs_err::create_dir(&contradicting).unwrap();
+    for (name, bytes) in files(&converted) {
+        fs_err::write(Path::new(&contradicting).join(name), bytes).unwrap();
+    }
+    let changed = open(&converted).0.with_overrides(&changes).unwrap();
+    changed.write(Path::new(&contradicting).join("config.json")).unwrap();
+    let words = [".experts.", "stored as q4", "has experts as q8"];
+    fail(&["inspect", &contradicting], 1, &words);
+    let out = place.path("out");
+    fail(&["convert", "--model", &contradicting, "--out", &out, "--quant", "bf16"], 1, &words);
+
     let [text, _] = succeed(&["inspect", &converted]);
     assert!(text.contains("Stored in the directory") && text.contains("experts     q4"), "{text}");
     let [json, _] = succeed(&["inspect", "tiny", "--json"]);

@@ -8,6 +8,7 @@ mod generate;
 mod init;
 mod inspect;
 mod logits;
+mod plan;
 mod pretrain;
 mod quickstart;
 mod status;
@@ -35,6 +36,7 @@ pub(crate) fn run(args: Args, started: Instant) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(&args, threads, started),
         Command::Convert(args) => convert::run(&Ctx::new(threads.with(0))?, &args),
         Command::Eval(args) => eval::run(&Ctx::new(threads.with(0))?, &args),
+        Command::Plan(args) => plan::run(&args, threads),
         Command::Inspect(args) => inspect::run(&args),
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use checkpoint::{Format, Reader};
-use config::ModelConfig;
+use config::{ModelConfig, QuantizationConfig, WeightFormat, WeightPart};
 use serde::Serialize;
 
 /// The weights of one part in one format.
@@ -37,6 +37,7 @@ pub(crate) fn table(config: &ModelConfig, dir: &Path) -> Result<Vec<Stored>> {
         let parameters = match weight {
             Some(weight) => {
                 reader.check(info.name, &weight.dims).with_context(context)?;
+                agree(config, info.name, weight.part, info.format).with_context(context)?;
                 weight.dims.iter().map(|&n| n as u64).product::<u64>()
             }
             None => info.shape.iter().map(|&n| n as u64).product(),
@@ -58,6 +59,32 @@ pub(crate) fn table(config: &ModelConfig, dir: &Path) -> Result<Vec<Stored>> {
         .collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
     Ok(rows)
+}
+
+/// Refuses a weight that is stored otherwise than `quantization_config` says of its part. The block of published checkpoints
+/// names no parts: of those the tensors alone speak.
+///
+/// # Errors
+/// When the two contradict each other.
+pub(crate) fn agree(config: &ModelConfig, name: &str, part: WeightPart, stored: Format) -> Result<()> {
+    let Some(QuantizationConfig::Hadal { weights }) = &config.quantization_config else { return Ok(()) };
+    let said = weights.get(&part).copied();
+    if said != quantised(stored) {
+        let said = said.map_or("unquantised", WeightFormat::name);
+        let found = self::name(stored);
+        bail!("tensor `{name}` is stored as {found}, but quantization_config in config.json has {part} as {said}");
+    }
+    Ok(())
+}
+
+/// The recipe's word for a quantised format; `None` for the others.
+pub(crate) fn quantised(format: Format) -> Option<WeightFormat> {
+    match format {
+        Format::Int4 => Some(WeightFormat::Q4),
+        Format::Int8 => Some(WeightFormat::Q8),
+        Format::Fp8 => Some(WeightFormat::Fp8),
+        Format::F32 | Format::Bf16 | Format::F16 => None,
+    }
 }
 
 /// The name that recipes have for a format.

@@ -18,7 +18,7 @@ use crate::simd::{LANES, reduce, simd};
 /// Rows of W of one call.
 pub(super) const ROWS: usize = 32;
 /// Rows of x of one call.
-pub(super) const MAX_GROUP: usize = 16;
+pub(super) const MAX_GROUP: usize = 8;
 
 /// `[row, m]`: what rows of W and of x give.
 pub(super) type Out = [[f32; MAX_GROUP]; ROWS];

@@ -239,18 +239,9 @@ impl<'a> Jobs<'a> {
     }
 }
 
-/// The groups of rows that kernels take, as `(first row, rows)`: sixteen, then eight, then the rest.
+/// The groups of rows that kernels take, as `(first row, rows)`.
 fn groups(count: usize) -> impl Iterator<Item = (usize, usize)> {
-    let mut first = 0;
-    std::iter::from_fn(move || {
-        let group = match count - first {
-            0 => return None,
-            MAX_GROUP.. => MAX_GROUP,
-            rest => rest.min(8),
-        };
-        first += group;
-        Some((first - group, group))
-    })
+    (0..count).step_by(MAX_GROUP).map(move |first| (first, MAX_GROUP.min(count - first)))
 }
 
 /// The bytes of a row without its scales.

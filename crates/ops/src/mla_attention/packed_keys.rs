@@ -64,8 +64,8 @@ impl Layout {
         self.matrices[self.rows.len()]
     }
 
-    /// How many heads are packed together: as many as their keys stay in the caches, but enough of them to keep all threads
-    /// busy.
+    /// How many heads are packed together: as many as their keys stay in the caches, but enough of them to keep all
+    /// threads busy.
     pub(super) fn heads_at_once(&self, threads: usize) -> usize {
         let bytes = (self.blocks.len() * self.block() * size_of::<PairRow>()).max(1);
         let least = match self.pass {

@@ -29,9 +29,6 @@ pub(super) type Lanes = [f32; LANES];
 /// Columns of a tile of values.
 pub(super) const COLUMNS: usize = 8;
 
-/// Keys of a tile of scores.
-const KEYS: usize = 8;
-
 /// What will be read soon: with each step of a kernel a line of it is fetched.
 pub(super) struct Ahead<'a>(pub(super) &'a [Line]);
 
@@ -147,7 +144,10 @@ mod dp {
         _mm512_set_epi32, _mm512_set1_epi32, _mm512_set1_epi64, _mm512_setzero_ps,
     };
 
-    use super::{Ahead, COLUMNS, KEYS, LANES, Lanes, Line, TOKENS, paired};
+    use super::{Ahead, COLUMNS, LANES, Lanes, Line, TOKENS, paired};
+
+    /// Keys of a tile of scores.
+    const KEYS: usize = 8;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     pub(super) fn scores(block: &[Line], keys: usize, q: &[Line], out: &mut [Lanes], ahead: &mut Ahead<'_>) {

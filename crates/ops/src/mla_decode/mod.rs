@@ -68,8 +68,8 @@ pub fn expand(ctx: &Ctx, u: &Tensor, kv_b: &Storage, dims: Dims, precision: Prec
 
 /// Columns of a part, a column being one head of one row: they share a pass over the keys.
 const COLUMNS: usize = 128;
-/// What the results of parts may occupy, in numbers: 16 MiB, 64 parts of DeepSeek-V3.
-const PARTIAL_LEN: usize = 1 << 22;
+/// What the results of parts may occupy, in numbers: 1 MiB, so that they are still in a cache when they are joined.
+const PARTIAL_LEN: usize = 1 << 18;
 /// Columns that one task of joining takes.
 const JOINED: usize = 4;
 
@@ -80,7 +80,7 @@ fn spread(ctx: &Ctx, n: usize, products: usize, task: impl Fn(usize) + Sync + Se
 }
 
 /// [`forward`] with at most `partial_len` numbers in the results of all parts that are under way at a time, but no fewer
-/// parts than threads.
+/// than two parts for each thread.
 fn in_waves(
     ctx: &Ctx,
     q_latent: &Tensor,
@@ -101,7 +101,7 @@ fn in_waves(
     };
     let parts: Vec<cpu::Part> = queries.iter().enumerate().flat_map(|(i, query)| cut(i, query, heads, chunk)).collect();
     let columns = parts.iter().map(|part| part.columns.len()).max().unwrap_or(0).next_multiple_of(kernel::COLUMNS);
-    let slots = (partial_len / (columns * stride).max(1)).max(ctx.threads()).min(parts.len());
+    let slots = (partial_len / (columns * stride).max(1)).max(2 * ctx.threads()).min(parts.len());
     let (mut partial, mut partial_softmax) = (ctx.empty([slots, columns, stride]), ctx.empty([slots, columns, 2]));
     let (mut u, mut softmax) = (ctx.empty([t, heads * rk]), ctx.empty([t, heads, 2]));
     for parts in parts.chunks(slots.max(1)) {

@@ -139,7 +139,7 @@ fn levels_and_threads_give_the_same_bits() {
 }
 
 #[test]
-fn a_wave_of_one_part_gives_the_same_bits() {
+fn waves_of_few_parts_give_the_same_bits() {
     for (case, batch, precision) in Batch::all() {
         for threads in [1, 2] {
             let ctx = Ctx::new(threads).unwrap();

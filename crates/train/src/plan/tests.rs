@@ -49,7 +49,9 @@ fn check(sets: &[&str]) {
     let planned = plan.gradients + a.total - a.routing;
     let off = planned as f64 / real.kept as f64 - 1.0;
     let peak = (plan.gradients + a.kept + a.logits + a.packed + a.passing) as f64 / real.peak as f64 - 1.0;
-    assert!(off.abs() < 0.02 && peak.abs() < 0.02, "{sets:?}: {off:+.4} {peak:+.4} of {real:?}: {plan:?}");
+    // Equal but for the ends of buffers that are no whole cache line; narrower instruction sets also fill up panels of rows.
+    let tolerance = if ctx.isa.level() >= Level::Avx512 { 2e-4 } else { 0.05 };
+    assert!(off.abs() < tolerance && peak.abs() < tolerance, "{sets:?}: {off:+.4} {peak:+.4} of {real:?}: {plan:?}");
 }
 
 const WIDE: &str = "model.set={ vocab_size = 3000, num_hidden_layers = 3 }";
@@ -96,7 +98,7 @@ fn prefill_takes_what_is_planned() {
     let real = ctx.buffer_bytes().kept as f64;
     let off = plan.workspace as f64 / real - 1.0;
     // These weights are f32 in one piece; stored ones have gate and up projections apart, and pack their rows for each.
-    assert!(off.abs() < 0.1, "{off:+.3} of {real}");
+    assert!(off.abs() < 0.05, "{off:+.3} of {real}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 /// Bytes of this process in physical memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "a number says its unit")]
 pub(super) struct Resident {
     /// Its own: heap, stacks, buffers.
     pub(super) anonymous_bytes: u64,

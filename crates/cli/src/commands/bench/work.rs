@@ -134,7 +134,7 @@ mod tests {
         let share = |batch| share_of_experts(&choices, 2, batch, 8);
         assert_eq!(share(1), 2.0 / 8.0);
         assert_eq!(share(2), (2.0 + 3.0 + 4.0 + 4.0) / 4.0 / 8.0);
-        assert_eq!(share(4), (5.0 + 8.0) / 2.0 / 8.0);
+        assert_eq!(share(4), 6.5 / 8.0);
         assert_eq!(share(100), share(4), "all there are");
         assert_eq!(share_of_experts(&[], 2, 1, 8), 0.0, "a dense model");
     }

@@ -45,6 +45,7 @@ pub(super) fn steps(config: &ModelConfig, reader: &Reader, spec: &Spec) -> Resul
         parts.insert(weight.part);
         // Refuses a shape that contradicts the config, and scales that do not fit.
         reader.check(&name, &weight.dims)?;
+        stored::agree(config, &name, weight.part, info.format)?;
         let to = spec.target(weight.part).map_or(info.format, format);
         let (change, specs) = if to == info.format {
             let mut specs = vec![kept(info.shape)];
@@ -82,17 +83,17 @@ fn block(config: &ModelConfig, steps: &[Step]) -> Result<Value> {
     let mut formats: BTreeMap<WeightPart, Format> = BTreeMap::new();
     for step in steps {
         let Some(weight) = config.weight(&step.name) else { continue };
-        let stored = step.format();
-        let before = *formats.entry(weight.part).or_insert(stored);
-        if before != stored && [before, stored].iter().any(|format| format.scale_suffix().is_some()) {
+        let now = step.format();
+        let before = *formats.entry(weight.part).or_insert(now);
+        if before != now && [before, now].iter().any(|format| format.scale_suffix().is_some()) {
             let part = weight.part;
             bail!(
-                "of the {part} weights some stay in {before:?} and others in {stored:?}; name a type for {part} in --quant"
+                "of the {part} weights some stay in {before:?} and others in {now:?}; name a type for {part} in --quant"
             );
         }
     }
     let weights: BTreeMap<WeightPart, WeightFormat> =
-        formats.iter().filter_map(|(part, format)| Some((*part, quantised(*format)?))).collect();
+        formats.iter().filter_map(|(part, format)| Some((*part, stored::quantised(*format)?))).collect();
     let as_published = |part: &WeightPart| weights.get(part).copied() == part.is_linear().then_some(WeightFormat::Fp8);
     Ok(if weights.is_empty() {
         Value::Null
@@ -170,15 +171,6 @@ fn format(format: WeightFormat) -> Format {
         WeightFormat::Fp8 => Format::Fp8,
         WeightFormat::Bf16 => Format::Bf16,
         WeightFormat::F32 => Format::F32,
-    }
-}
-
-fn quantised(format: Format) -> Option<WeightFormat> {
-    match format {
-        Format::Int4 => Some(WeightFormat::Q4),
-        Format::Int8 => Some(WeightFormat::Q8),
-        Format::Fp8 => Some(WeightFormat::Fp8),
-        Format::F32 | Format::Bf16 | Format::F16 => None,
     }
 }
 

@@ -55,9 +55,7 @@ impl Spec {
     /// Refuses what would have no effect on a model that has weights of `parts`.
     pub(super) fn check(&self, parts: &[WeightPart]) -> Result<(), Usage> {
         if let Some(part) = self.named.keys().find(|part| !parts.contains(part)) {
-            let message =
-                format!("--quant names {part}, but the model has no such weights (a tied head is the embedding)");
-            return Err(Usage(message));
+            return Err(Usage(format!("--quant names {part}, but the model has no such weights")));
         }
         let is_rest = |part: &WeightPart| !self.named.contains_key(part);
         match self.rest {

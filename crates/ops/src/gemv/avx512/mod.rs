@@ -9,7 +9,7 @@
 //!     total[m] = sum · scale + total[m]
 //! ```
 //!
-//! What makes it fast: a weight is decoded once for up to sixteen rows of x, whose totals stay in registers; the sums of
+//! What makes it fast: a weight is decoded once for up to eight rows of x, whose totals stay in registers; the sums of
 //! successive chunks do not wait for one another; and memory is asked for lines long before they are used, across the
 //! ends of rows, where the processor's own prefetcher would start anew.
 
@@ -113,8 +113,7 @@ unsafe fn run_group<D: Decoder>(decoder: D, strip: Strip<'_>, group: usize, out:
             5 => run::<D, 5, 2, true>(decoder, strip, out),
             6 => run::<D, 6, 2, true>(decoder, strip, out),
             7 => run::<D, 7, 2, true>(decoder, strip, out),
-            8 => run::<D, 8, 2, true>(decoder, strip, out),
-            MAX_GROUP => run::<D, MAX_GROUP, 1, false>(decoder, strip, out),
+            MAX_GROUP => run::<D, MAX_GROUP, 2, true>(decoder, strip, out),
             _ => unreachable!("gemv: no group has {group} rows"),
         }
     }
