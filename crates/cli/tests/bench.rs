@@ -145,6 +145,6 @@ fn a_kernel_is_found_by_its_name() {
     is_spread(&rows[0]["seconds"]);
     assert!(rows[0]["share_of_read"].as_f64().expect("a share") > 0.0);
     is_spread(&report[0]["limits"]["read_gb_per_s"]);
-    refuse(&["--threads", "1", "bench", "kernels", "no such operation"], &["no such operation"]);
+    refuse(&["--threads", "1", "bench", "kernels", "bias of nobody"], &["bias of nobody"]);
     refuse(&["bench"], &["machine", "kernels", "infer", "train"]);
 }

@@ -116,7 +116,14 @@ impl Block {
     ///
     /// # Errors
     /// When an expert cannot be read.
-    pub fn prefill(&self, ctx: &Ctx, p: &Params, x: &Tensor, angles: &CosSin, cache: &mut Latents) -> Result<Tensor, ReadError> {
+    pub fn prefill(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        x: &Tensor,
+        angles: &CosSin,
+        cache: &mut Latents,
+    ) -> Result<Tensor, ReadError> {
         let (n, _) = self.input_layernorm.forward(ctx, p, x);
         let mut y = self.self_attn.prefill(ctx, p, &n, angles, cache);
         drop(n);

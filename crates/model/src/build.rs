@@ -60,10 +60,17 @@ impl Model {
         let mtp = (0..mtp_depth)
             .map(|k| Mtp::build(&mut b, c.num_hidden_layers + k, embed, c))
             .collect::<Result<Vec<_>, E>>()?;
-        Ok(Self::assemble(config.clone(), Params { all: b.params, precision: Precision::F32 }, embed, blocks, norm, head, mtp))
+        Ok(Self::assemble(
+            config.clone(),
+            Params { all: b.params, precision: Precision::F32 },
+            embed,
+            blocks,
+            norm,
+            head,
+            mtp,
+        ))
     }
 }
-
 
 /// Several matrices, one below the other: where they lie if all are as they are stored, or else in one f32 tensor.
 fn join<E>(parts: impl Iterator<Item = Result<Storage, E>>, dims: Dims) -> Result<Storage, E> {

@@ -124,18 +124,20 @@ impl Model {
     /// The same model, its experts read when they are needed and kept in the room of `memory`.
     #[must_use]
     pub fn with_streamed_experts(mut self, memory: &Arc<ExpertMemory>) -> Self {
-        self.params.all = self
-            .params
-            .all
-            .into_iter()
-            .map(|param| Param { value: param.value.streamed(memory), ..param })
-            .collect();
+        self.params.all =
+            self.params.all.into_iter().map(|param| Param { value: param.value.streamed(memory), ..param }).collect();
         self
     }
 
     /// The bytes of the largest expert, as it is stored; 0 where there are none.
     pub fn expert_bytes(&self) -> u64 {
-        self.blocks.iter().chain(self.mtp.iter().map(|m| &m.block)).filter_map(Block::moe).map(|moe| moe.expert_bytes(&self.params)).max().unwrap_or(0)
+        self.blocks
+            .iter()
+            .chain(self.mtp.iter().map(|m| &m.block))
+            .filter_map(Block::moe)
+            .map(|moe| moe.expert_bytes(&self.params))
+            .max()
+            .unwrap_or(0)
     }
 
     /// The number of MTP layers whose weights are there.

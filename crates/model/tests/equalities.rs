@@ -139,7 +139,8 @@ fn the_objective_falls_along_its_gradient() {
     ] {
         let (_, grads) = objective(&model, scales);
         let norm = grads.iter().flatten().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-        let trained: Vec<usize> = (0..model.params.all.len()).filter(|&i| model.params.all[i].kind.is_trained()).collect();
+        let trained: Vec<usize> =
+            (0..model.params.all.len()).filter(|&i| model.params.all[i].kind.is_trained()).collect();
         let start: Vec<Vec<f32>> = trained.iter().map(|&i| model.params.all[i].value.f32().data().to_vec()).collect();
         // A step small enough that no token changes its experts, which would be a jump, and large enough that the
         // difference of two f32 forwards resolves it: the loss changes by 4e-4, its noise is about 1e-6.

@@ -122,7 +122,11 @@ fn bf16_bits_depend_on_nothing_beside() {
         let next: Vec<&[u32]> = vec![&[5]; texts.len()];
         let together = model.decode(&two, &next, &mut caches.iter_mut().collect::<Vec<_>>()).unwrap();
         for (i, cache) in alone.iter_mut().enumerate() {
-            assert_eq!(model.decode(&two, &[&[5]], &mut [cache]).unwrap().data(), together.row(i), "{name}, sequence {i}");
+            assert_eq!(
+                model.decode(&two, &[&[5]], &mut [cache]).unwrap().data(),
+                together.row(i),
+                "{name}, sequence {i}"
+            );
         }
     }
 }

@@ -102,12 +102,7 @@ impl ExpertMemory {
                 }
             })?;
         }
-        Ok(Arc::new(Self {
-            budget_bytes,
-            state: Mutex::default(),
-            arrived: Condvar::new(),
-            reads: Mutex::new(sender),
-        }))
+        Ok(Arc::new(Self { budget_bytes, state: Mutex::default(), arrived: Condvar::new(), reads: Mutex::new(sender) }))
     }
 
     /// What has happened so far.
@@ -170,9 +165,7 @@ impl State {
             let place = &self.places[key];
             let free = match &place.content {
                 Content::Coming => false,
-                Content::There(matrices) => {
-                    Arc::strong_count(matrices) == 1 && !matrices.iter().any(Matrix::is_in_use)
-                }
+                Content::There(matrices) => Arc::strong_count(matrices) == 1 && !matrices.iter().any(Matrix::is_in_use),
                 Content::Failed(_) => true,
             };
             if free {
@@ -309,15 +302,17 @@ impl fmt::Debug for ExpertMemory {
 mod tests {
     use std::io::Write;
 
+    use tempfile::NamedTempFile;
+
     use super::*;
     use crate::{Mmap, Slab, Storage};
 
     /// Ten experts of 64 bytes, expert `e` of the byte `e`.
-    fn file() -> (std::fs::File, Stored) {
-        let mut file = tempfile::tempfile().unwrap();
+    fn file() -> (NamedTempFile, Stored) {
+        let mut file = NamedTempFile::new().unwrap();
         let bytes: Vec<u8> = (0..640).map(|i| (i / 64) as u8).collect();
         file.write_all(&bytes).unwrap();
-        let map = Arc::new(Mmap::map(&file).unwrap());
+        let map = Arc::new(Mmap::map(file.as_file()).unwrap());
         let matrices = (0..10)
             .map(|e| {
                 let codes = Slab::mapped(&map, 64 * e..64 * (e + 1)).unwrap();
@@ -374,7 +369,7 @@ mod tests {
         let (file, stored) = file();
         let memory = ExpertMemory::new(1 << 20).unwrap();
         let weight = Streamed::new(stored, &memory);
-        file.set_len(320).unwrap();
+        file.as_file().set_len(320).unwrap();
         assert!(weight.bring(&[9]).unwrap_err().to_string().contains("cannot read an expert's weights"));
         assert_eq!(memory.used_bytes(), 0);
         assert_eq!(first_byte(&weight.bring(&[1]).unwrap()[0]), 1);

@@ -90,6 +90,9 @@ impl Region {
     fn new(len: usize) -> Self {
         let layout = Layout::array::<f32>(len).expect("elements that fit the address space");
         let Ok(map) = MmapMut::map_anon(layout.size()) else { handle_alloc_error(layout) };
+        // Large pages, where the system has them: a step walks over gigabytes. Refusing them loses nothing.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
         Self(MmapRaw::from(map))
     }
 

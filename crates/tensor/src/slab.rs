@@ -1,6 +1,6 @@
-use std::{fmt, io};
 use std::ops::{Deref, Range};
 use std::sync::Arc;
+use std::{fmt, io};
 
 use bytemuck::Pod;
 

@@ -412,7 +412,8 @@ mod tests {
 
     #[test]
     fn matrices_stack_to_experts() {
-        let matrices = vec![bf16_matrix(1, 2, 0.0), bf16_matrix(2, 2, 2.0), bf16_matrix(1, 2, 6.0), bf16_matrix(2, 2, 8.0)];
+        let matrices =
+            vec![bf16_matrix(1, 2, 0.0), bf16_matrix(2, 2, 2.0), bf16_matrix(1, 2, 6.0), bf16_matrix(2, 2, 8.0)];
         let w = Storage::Stored(Stored::new(matrices, [2, 3, 2]));
         assert_eq!(w.to_f32(), (0..12).map(|i| i as f32).collect::<Vec<_>>());
         assert_eq!(w.group(1).map(|m| m.rows).collect::<Vec<_>>(), [1, 2]);

@@ -230,7 +230,11 @@ mod tests {
         let sum = AtomicUsize::new(0);
         for _ in 0..20 {
             thread::sleep(std::time::Duration::from_millis(2));
-            crew.run(4, &|_| crew.run(5, &|j| { sum.fetch_add(j, Ordering::Relaxed); }));
+            crew.run(4, &|_| {
+                crew.run(5, &|j| {
+                    sum.fetch_add(j, Ordering::Relaxed);
+                })
+            });
         }
         assert_eq!(sum.into_inner(), 20 * 4 * 10);
     }
@@ -243,7 +247,9 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..500 {
-                        crew.run(3, &|_| { sum.fetch_add(1, Ordering::Relaxed); });
+                        crew.run(3, &|_| {
+                            sum.fetch_add(1, Ordering::Relaxed);
+                        });
                     }
                 });
             }
@@ -263,7 +269,9 @@ mod tests {
         }));
         assert_eq!(*panicked.unwrap_err().downcast::<&str>().unwrap(), "task three");
         assert_eq!(done.load(Ordering::Relaxed), 9);
-        crew.run(5, &|_| { done.fetch_add(1, Ordering::Relaxed); });
+        crew.run(5, &|_| {
+            done.fetch_add(1, Ordering::Relaxed);
+        });
         assert_eq!(done.into_inner(), 14);
     }
 }

@@ -44,19 +44,23 @@ fn training(args: &args::Plan, recipe: &Path, threads: Threads) -> Result<ExitCo
     }
     print_training(&plan, threads);
     if !remedies.is_empty() {
-        println!("\nWhat would need less memory, each change alone");
+        println!();
+        head("What would need less memory, each change alone");
         for remedy in &remedies {
             row(1, &format!("--set {}", remedy.set), "", remedy.saves);
         }
     }
-    print_available(plan.memory.total, available.as_ref());
+    if let Some(Available { bytes, limit }) = &available {
+        let answer = if *bytes < plan.memory.total { "that is not enough" } else { "that is enough" };
+        println!("\n{}B needed, {}B {limit}: {answer}", scaled(plan.memory.total as f64), scaled(*bytes as f64));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 fn print_training(plan: &Plan, threads: usize) {
     let (m, a) = (&plan.memory, &plan.memory.activations);
     let trained = m.gradients / 4;
-    println!("Memory, while {} tokens are in a micro-batch{:>37}", count(a.tokens), "bytes");
+    head(&format!("Memory, while {} tokens are in a micro-batch", count(a.tokens)));
     row(1, "weights", &format!("{} × 4", count(m.parameters)), m.weights);
     row(1, "gradients", &format!("{} × 4", count(trained)), m.gradients);
     row(1, "moments", &format!("{} × 2 × {}", count(trained), m.moments / (2 * trained.max(1))), m.moments);
@@ -77,13 +81,19 @@ fn print_training(plan: &Plan, threads: usize) {
     row(1, "together", "", m.total);
 
     let d = &plan.disk;
-    println!("\nDisk, after {} steps", count(plan.steps));
+    println!();
+    head(&format!("Disk, after {} steps", count(plan.steps)));
     match (d.shards, d.shards_exist) {
         (Some(bytes), true) => row(1, "token shards", "as they are", bytes),
         (Some(bytes), false) => row(1, "token shards", "guessed from the sources", bytes),
         (None, _) => println!("  token shards: unknown, because the sources cannot be listed"),
     }
-    row(1, "checkpoints", &format!("({} + 1) × {}", d.checkpoints, count(d.checkpoint)), (d.checkpoints + 1) * d.checkpoint);
+    row(
+        1,
+        "checkpoints",
+        &format!("({} + 1) × {}", d.checkpoints, count(d.checkpoint)),
+        (d.checkpoints + 1) * d.checkpoint,
+    );
     row(1, "metrics and report", "about", d.logs);
     row(1, "together", "", d.total);
 }
@@ -126,7 +136,17 @@ fn answering(args: &args::Plan, name: &str, threads: Threads) -> Result<ExitCode
         bytes_per_s / 1e9,
         plan.tokens_per_s(bytes_per_s)
     );
-    print_available(plan.memory + plan.weights_total, available.as_ref());
+    if let Some(Available { bytes, limit }) = &available {
+        let all = plan.memory + plan.weights_total;
+        let answer = if *bytes < plan.memory {
+            "not enough for what is no weight"
+        } else if *bytes < all {
+            "weights will be read from disk again and again; --expert-memory gives experts a fixed room"
+        } else {
+            "enough to keep all weights in memory"
+        };
+        println!("\n{}B, {}B {limit}: {answer}", scaled(all as f64), scaled(*bytes as f64));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -155,7 +175,7 @@ fn model(name: &str) -> Result<(ModelConfig, PartBytes, bool)> {
 
 fn print_answering(plan: &Inference, config: &ModelConfig, threads: usize) {
     let w = &plan.weights;
-    println!("Weights, in mapped files{:>61}", "bytes");
+    head("Weights, in mapped files");
     for (name, bytes) in [
         ("embedding", w.embedding),
         ("attention", w.attention),
@@ -171,17 +191,24 @@ fn print_answering(plan: &Inference, config: &ModelConfig, threads: usize) {
     }
     row(1, "together", "", plan.weights_total);
 
-    println!("\nMemory besides, at {} sequences of {} tokens", count(plan.batch), count(plan.context));
+    println!();
+    head(&format!("Memory besides, at {} sequences of {} tokens", count(plan.batch), count(plan.context)));
     let of_token = format!("{} layers × {}", config.num_hidden_layers, count(plan.cache_per_token_layer));
     row(1, "latents of a token", &of_token, plan.cache_per_token);
     row(1, "latents of all", &format!("{} × blocks of 64", count(plan.batch)), plan.cache);
     row(1, "workspace of prefill", "", plan.workspace);
-    row(1, "packing of the threads", &format!("{threads} × {}", count(plan.threads / threads.max(1) as u64)), plan.threads);
+    row(
+        1,
+        "packing of the threads",
+        &format!("{threads} × {}", count(plan.threads / threads.max(1) as u64)),
+        plan.threads,
+    );
     row(1, "program and tokenizer", "", plan.program);
     row(1, "together", "", plan.memory);
 
     let d = &plan.decode;
-    println!("\nRead to decode a token of each sequence");
+    println!();
+    head("Read to decode a token of each sequence");
     row(1, "attention, dense and shared FFNs, routers, head", "", d.always);
     row(1, "rows of the embedding", "", d.embedding);
     let experts = format!("{:.1} of {} in a layer", d.distinct_experts, config.n_routed_experts);
@@ -197,10 +224,9 @@ fn row(depth: usize, name: &str, how: &str, bytes: u64) {
     println!("{name:<52}{how:>14} {:>18}", count(bytes));
 }
 
-fn print_available(needed: u64, available: Option<&Available>) {
-    let Some(Available { bytes, limit }) = available else { return };
-    let answer = if *bytes < needed { "that is not enough" } else { "that is enough" };
-    println!("\n{}B needed, {}B {limit}: {answer}", scaled(needed as f64), scaled(*bytes as f64));
+/// The line above rows.
+fn head(title: &str) {
+    println!("{title:<52}{:>14} {:>18}", "", "bytes");
 }
 
 /// The number of compute threads that 0 stands for.

@@ -82,7 +82,7 @@ impl PartBytes {
     }
 
     fn of_name(&mut self, config: &ModelFields, name: &str) -> &mut u64 {
-        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        let layer = name.split('.').skip_while(|part| *part != "layers").nth(1).and_then(|n| n.parse::<usize>().ok());
         if layer.is_some_and(|layer| layer >= config.num_hidden_layers) {
             return &mut self.mtp;
         }
@@ -180,15 +180,13 @@ mod tests {
         let config = preset("tiny").unwrap();
         let mut parts = PartBytes::default();
         let last = config.num_hidden_layers;
-        for (name, bytes) in [
-            ("model.embed_tokens.weight", 1),
-            ("model.layers.1.mlp.experts.0.up_proj.weight", 2),
-            ("model.layers.0.input_layernorm.weight", 4),
-            ("lm_head.weight", 8),
-        ] {
+        for (name, bytes) in [("model.embed_tokens.weight", 1), ("lm_head.weight", 8)] {
             parts.add(&config, name, bytes);
         }
-        parts.add(&config, &format!("model.layers.{last}.mlp.experts.0.up_proj.weight"), 16);
+        let up = "mlp.experts.0.up_proj";
+        for (layer, module, bytes) in [(1, up, 2), (0, "input_layernorm", 4), (last, up, 16)] {
+            parts.add(&config, &["model", "layers", &layer.to_string(), module, "weight"].join("."), bytes);
+        }
         let want = PartBytes { embedding: 1, routed_experts: 2, norms: 4, head: 8, mtp: 16, ..PartBytes::default() };
         assert_eq!(parts, want);
     }

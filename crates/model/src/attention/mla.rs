@@ -21,8 +21,8 @@ use ops::mla_decode::Latents;
 use ops::{columns, mla_attention, mla_decode, residual, rms_norm, rope};
 use tensor::{Ctx, Tensor};
 
-use crate::grads::Sink;
 use crate::CacheKind;
+use crate::grads::Sink;
 use crate::linear::{self, Linear, Norm};
 use crate::names;
 use crate::params::{Builder, Params};
@@ -115,7 +115,8 @@ impl Mla {
         let (q, query) = self.queries(ctx, p, x, &seqs.angles, again);
         let (latent, latent_in, latent_norm, rope_key) = self.latents(ctx, p, x, &seqs.angles);
         let kv = self.kv_b_proj.forward(ctx, p, &latent);
-        let (o, attention) = mla_attention::forward(ctx, &q, &kv, &rope_key, &seqs.cu_seqlens, self.dims, self.scale, p.precision);
+        let (o, attention) =
+            mla_attention::forward(ctx, &q, &kv, &rope_key, &seqs.cu_seqlens, self.dims, self.scale, p.precision);
         let y = self.o_proj.forward(ctx, p, &o);
         let latent = keep(again.rms_norm, &latent);
         let kv = keep(again.mla_up, &kv);

@@ -238,7 +238,8 @@ impl Moe {
 
         let dout = permute::forward(ctx, dy, &plan); // [R, D]
         let dweighted = gemm::grouped_nn(ctx, &dout, &offsets, &p[self.down_proj], precision);
-        let task = WeightGrad::Grouped { id: self.down_proj, dy: dout, x: weighted, offsets: offsets.clone(), precision };
+        let task =
+            WeightGrad::Grouped { id: self.down_proj, dy: dout, x: weighted, offsets: offsets.clone(), precision };
         sink.push(ctx, task);
         let (dh, dweights) = row_scale::backward(ctx, &dweighted, &h, &weights);
         let dgate_up = swiglu::backward(ctx, &dh, &gate_up);

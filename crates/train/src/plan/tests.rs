@@ -91,8 +91,13 @@ fn prefill_takes_what_is_planned() {
     let mut cache = model.new_cache();
     let ids: Vec<u32> = (0..700).collect();
     model.prefill(&ctx, &ids, &mut cache).unwrap();
-    let question =
-        inference::Question { context: 700, batch: 1, cache: model.cache_kind, precision: ops::Precision::F32, threads: 2 };
+    let question = inference::Question {
+        context: 700,
+        batch: 1,
+        cache: model.cache_kind,
+        precision: ops::Precision::F32,
+        threads: 2,
+    };
     let weights = config::counts::PartBytes::of(&config);
     let plan = inference::Inference::of(&config, weights, question);
     let real = ctx.buffer_bytes().kept as f64;

@@ -447,7 +447,13 @@ impl Walk<'_> {
         (y, Ffn::Moe { weights, scores, gate_up, h, shared })
     }
 
-    fn moe_backward(&mut self, [weights, scores, gate_up]: [Held; 3], h: Held, shared: Option<Dense>, t: usize) -> Held {
+    fn moe_backward(
+        &mut self,
+        [weights, scores, gate_up]: [Held; 3],
+        h: Held,
+        shared: Option<Dense>,
+        t: usize,
+    ) -> Held {
         let Sizes { d, expert, experts, top_k, .. } = self.sizes;
         let r = t * top_k;
         let sorted = self.pass(r);
@@ -554,8 +560,7 @@ fn packed_keys(sizes: &Sizes, rows: Rows, is_backward: bool) -> (usize, usize) {
     }
     let along_width = |width: usize| width.div_ceil(2 * PAIRS) * KEYS;
     let along_keys = |width: usize| width.div_ceil(PAIRS) * (KEYS / 2);
-    let block = along_width(dn + dr)
-        + if is_backward { along_width(dv) + along_keys(dn + dr) } else { along_keys(dv) };
+    let block = along_width(dn + dr) + if is_backward { along_width(dv) + along_keys(dn + dr) } else { along_keys(dv) };
     let head = rows.rows * rows.length.div_ceil(KEYS) * block;
     let most = if is_backward { HEADS_AT_ONCE } else { heads };
     let wave = (BYTES / (4 * PAIRS * head).max(1)).max(1).min(most).min(heads);

@@ -36,8 +36,11 @@ use super::pack::{CHUNK, Line, VECTORS};
 /// How far ahead of their use lines are asked for.
 const AHEAD: usize = 8192;
 
-/// Bytes of packed x that a pass over rows of W reads again and again; they stay in the level-1 cache.
-const X_BYTES: usize = 32 << 10;
+/// Bytes of packed x that a pass over rows of W reads again and again: they stay in the level-1 cache, beside the weights
+/// that come ahead of time. One or two rows of x may have more, since less of x is read for a weight.
+const fn x_bytes(group: usize) -> usize {
+    if group <= 2 { 32 << 10 } else { 16 << 10 }
+}
 
 /// Products of `rows` (at most [`ROWS`]) of a matrix with one packed group of rows of x: `out[i][m]`. `after` is
 /// what will be read after them; it may be anything.
@@ -132,7 +135,7 @@ unsafe fn run<D: Decoder, const M: usize, const N: usize, const AGAIN: bool>(
 ) {
     let all = strip.row_bytes.div_ceil(D::CHUNK_BYTES);
     // A pass over the rows covers as many chunks as leave their part of x in the level-1 cache.
-    let pass = X_BYTES / (M * VECTORS * size_of::<Line>());
+    let pass = x_bytes(M) / (M * VECTORS * size_of::<Line>());
     let mut kept = [[const { MaybeUninit::uninit() }; M]; ROWS];
     for from in (0..all).step_by(pass) {
         let chunks = from..all.min(from + pass);
