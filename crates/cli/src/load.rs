@@ -54,11 +54,10 @@ pub(crate) fn weights(dir: &Path, compute: Compute) -> Result<Model> {
     let reader = Reader::open(dir).with_context(|| format!("opening the weights in {}", dir.display()))?;
     let model = Model::load(&config, &reader.with_dtype(Load::AsStored))
         .with_context(|| format!("loading the weights in {}", dir.display()))?;
-    let precision = match compute.dtype {
-        Some(Dtype::F32) => Precision::F32,
-        Some(Dtype::Bf16) => Precision::Bf16,
-        None if model.params.is_narrow() => Precision::Bf16,
-        None => Precision::F32,
+    let dtype = compute.dtype.unwrap_or(if model.params.is_narrow() { Dtype::Bf16 } else { Dtype::F32 });
+    let precision = match dtype {
+        Dtype::F32 => Precision::F32,
+        Dtype::Bf16 => Precision::Bf16,
     };
     let mut model = model.with_precision(precision);
     match compute.cache {

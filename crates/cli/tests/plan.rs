@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
+use tensor::Rng;
 
 fn hadal(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hadal"));
@@ -24,8 +25,10 @@ fn json(arguments: &[&str]) -> Value {
 
 /// A recipe with two steps, and a text for it.
 fn recipe(dir: &Path) -> String {
-    let text: String =
-        (0..9000).flat_map(|i: u32| ["the sea is deep and cold", if i % 7 == 6 { ".\n" } else { " " }]).collect();
+    let words = ["the", "sea", "is", "deep", "and", "cold", "light", "ends", "here", "fish"];
+    let mut rng = Rng::new(1, "test text", 0);
+    let ends = |i: usize| if i % 9 == 8 { ".\n" } else { " " };
+    let text: String = (0..20_000).flat_map(|i| [words[rng.below(10) as usize], ends(i)]).collect();
     fs_err::write(dir.join("text.txt"), text).expect("the text is written");
     let path = dir.join("recipe.toml");
     let recipe = r#"
@@ -46,7 +49,8 @@ fn recipe(dir: &Path) -> String {
 /// The most memory that the process held, in bytes, as Linux counts it.
 #[cfg(target_os = "linux")]
 fn peak_bytes(mut command: Command) -> u64 {
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
+    // What it says fits a pipe that nobody reads until its end.
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let status = format!("/proc/{}/status", child.id());
     let mut peak = 0;
     loop {
@@ -54,8 +58,9 @@ fn peak_bytes(mut command: Command) -> u64 {
         let text = fs_err::read_to_string(&status).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
         peak = peak.max(line.map_or(0, |kib| kib.trim().parse::<u64>().expect("a number") * 1024));
-        if let Some(status) = child.try_wait().expect("its state") {
-            assert!(status.success());
+        if child.try_wait().expect("its state").is_some() {
+            let out = child.wait_with_output().expect("its end");
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
             return peak;
         }
         std::thread::sleep(std::time::Duration::from_millis(2));

@@ -233,7 +233,7 @@ mod tests {
             crew.run(4, &|_| {
                 crew.run(5, &|j| {
                     sum.fetch_add(j, Ordering::Relaxed);
-                })
+                });
             });
         }
         assert_eq!(sum.into_inner(), 20 * 4 * 10);

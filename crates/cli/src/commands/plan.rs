@@ -103,11 +103,10 @@ fn answering(args: &args::Plan, name: &str, threads: Threads) -> Result<ExitCode
     let threads = or_all_cores(threads.with(0));
     let precision = if is_narrow { Precision::Bf16 } else { Precision::F32 };
     let cache = match args.cache {
-        Some(CacheType::F32) => CacheKind::F32,
-        Some(CacheType::Bf16) => CacheKind::Bf16,
         Some(CacheType::Fp8) => CacheKind::Fp8,
+        Some(CacheType::Bf16) => CacheKind::Bf16,
         None if is_narrow => CacheKind::Bf16,
-        None => CacheKind::F32,
+        Some(CacheType::F32) | None => CacheKind::F32,
     };
     let longest = config.max_position_embeddings as u64;
     if args.context > longest {

@@ -123,7 +123,7 @@ pub struct Remedy {
 /// Code, libraries and lists of the program in memory once it trains, without what is counted elsewhere; measured.
 const PROGRAM_BYTES: u64 = 14 << 20;
 
-/// A tokenizer's tables for each of its ids; measured with 129,280 of them.
+/// A tokenizer's tables for each of its ids, in the forms in which a corpus and samples need them; measured with 129,280.
 const TOKENIZER_BYTES_PER_ID: u64 = 480;
 
 /// The name of a tensor, its shape and its place in a file, on their way to a checkpoint.
@@ -164,9 +164,9 @@ impl Plan {
 /// # Errors
 /// When the recipe's model is refused.
 pub fn remedies(recipe: &Recipe, threads: usize) -> Result<Vec<Remedy>> {
+    type Change = fn(&mut Recipe);
     let config = recipe.model_config()?;
     let now = Memory::of(recipe, &config, threads).total;
-    type Change = fn(&mut Recipe);
     let changes: [(&'static str, Change); 5] = [
         ("train.micro_batch=1", |r| r.train.micro_batch = 1),
         ("recompute.mla_up=true", |r| r.recompute.mla_up = true),
