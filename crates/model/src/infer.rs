@@ -11,7 +11,7 @@ use crate::model::{Model, first_rows};
 use crate::recompute::Recompute;
 
 /// Tokens that prefill runs over at once.
-const CHUNK: usize = 512;
+const CHUNK: usize = 2048;
 
 /// The cache of one sequence, over all main layers.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ impl Model {
 
     /// Appends `ids`, which must not be empty, to one sequence. The result is the logits after the last of them, `[1, V]`.
     ///
-    /// Long texts go in chunks of 512 tokens, counted from the start of the call, so that activations do not grow with the
+    /// Long texts go in chunks of 2,048 tokens, counted from the start of the call, so that activations do not grow with the
     /// text. Each chunk takes the cheaper form of attention (`spec/model.md` 2.7): direct, over latents that are expanded
     /// again, or, a few tokens after many, absorbed.
     ///

@@ -13,7 +13,7 @@ use super::walk::Walk;
 use super::{PROGRAM_BYTES, pairs, thread_bytes};
 
 /// Tokens that prefill runs over at once, as the model cuts prompts.
-const CHUNK: u64 = 512;
+const CHUNK: u64 = 2048;
 
 /// A tokenizer's tables for each of its ids; measured with 129,280 of them.
 const TOKENIZER_BYTES_PER_ID: u64 = 250;
