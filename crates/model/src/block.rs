@@ -22,7 +22,7 @@ use crate::recompute::{Recompute, keep};
 #[derive(Debug)]
 pub struct Block {
     input_layernorm: Norm,
-    self_attn: Mla,
+    pub(crate) self_attn: Mla,
     post_attention_layernorm: Norm,
     mlp: Ffn,
 }

@@ -1,5 +1,7 @@
 //! A projection with an optional bias, and a norm with its gain: ops joined to the parameters they use.
 
+use std::ops::Range;
+
 use ops::{bias, gemm, gemv, rms_norm};
 use tensor::{Ctx, Tensor};
 
@@ -35,6 +37,12 @@ impl Linear {
     /// `x` is `[T, K]`, the result `[T, N]`.
     pub fn forward(&self, ctx: &Ctx, p: &Params, x: &Tensor) -> Tensor {
         self.add_bias(ctx, p, gemm::nt(ctx, x, &p[self.weight], p.precision))
+    }
+
+    /// Columns `rows` of the result of [`Linear::forward`], bit for bit.
+    pub fn forward_rows(&self, ctx: &Ctx, p: &Params, x: &Tensor, rows: Range<usize>) -> Tensor {
+        assert!(self.bias.is_none(), "a projection that is computed in parts has no bias");
+        gemm::nt_rows(ctx, x, &p[self.weight], rows, p.precision)
     }
 
     /// The same for the rows of a decoding step, in the order of sums that is fast for few rows.

@@ -42,6 +42,10 @@ pub struct Mla {
     layout: rope::Layout,
 }
 
+/// Keys and values that prefill expands at a time. Up to some thousand tokens this is all heads, and beyond them a head has
+/// work for many threads.
+const EXPANDED_BYTES: usize = 512 << 20;
+
 /// How queries are made.
 #[derive(Debug)]
 enum Query {
@@ -205,9 +209,7 @@ impl Mla {
             let keys = first + t;
             let (mut latent, mut rope_key) = (ctx.empty([keys, self.kv_lora_rank]), ctx.empty([keys, self.dims.dr]));
             cache.read(ctx, 0..keys, latent.data_mut(), rope_key.data_mut());
-            let kv = self.kv_b_proj.forward(ctx, p, &latent);
-            let chunks = mla_attention::Chunks { q_offsets: &[0, t], k_offsets: &[0, keys] };
-            mla_attention::forward_chunks(ctx, &q, &kv, &rope_key, chunks, self.dims, self.scale, p.precision)
+            self.direct(ctx, p, &q, &latent, &rope_key, EXPANDED_BYTES)
         };
         self.o_proj.forward(ctx, p, &o)
     }
@@ -261,6 +263,33 @@ impl Mla {
             None | Some(0) => usize::MAX,
             Some(saved) => ((dn + dv) * rk).div_ceil(saved),
         }
+    }
+
+    /// `o [T, H dv]` of rotated queries `q [T, H (dn + dr)]`, which are the last of the tokens that `latent [S, rk]` and
+    /// `rope_key [S, dr]` are of. Keys and values are there for some heads at a time, as many as fit `expanded_bytes`, but
+    /// at least one: those of all 128 heads of the published model would take 16 GiB at 128K tokens.
+    fn direct(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        q: &Tensor,
+        latent: &Tensor,
+        rope_key: &Tensor,
+        expanded_bytes: usize,
+    ) -> Tensor {
+        let mla_attention::Dims { heads, dn, dv, .. } = self.dims;
+        let ([t, _], [keys, _]) = (q.dims(), latent.dims());
+        let chunks = mla_attention::Chunks { q_offsets: &[0, t], k_offsets: &[0, keys] };
+        let wave = (expanded_bytes / (keys * (dn + dv) * size_of::<f32>()).max(1)).max(1);
+        let mut o = ctx.empty([t, heads * dv]);
+        for first in (0..heads).step_by(wave) {
+            let wave = first..heads.min(first + wave);
+            let rows = wave.start * (dn + dv)..wave.end * (dn + dv);
+            let kv = self.kv_b_proj.forward_rows(ctx, p, latent, rows);
+            let (dims, scale) = (self.dims, self.scale);
+            mla_attention::forward_chunks(ctx, q, &kv, rope_key, chunks, wave, dims, scale, p.precision, &mut o);
+        }
+        o
     }
 
     /// `o [T, H dv]` of rotated queries `q [T, H (dn + dr)]`, over the latents themselves.
@@ -372,4 +401,31 @@ enum Latent {
 fn part<'a>(x: &'a Tensor, rows: &Range<usize>) -> &'a [f32] {
     let [_, width] = x.dims();
     &x.data()[rows.start * width..rows.end * width]
+}
+
+#[cfg(test)]
+mod tests {
+    use config::presets;
+
+    use super::*;
+    use crate::Model;
+
+    #[test]
+    fn heads_in_waves_give_the_bits_of_all_at_once() {
+        let model = Model::random(&presets::preset("tiny").unwrap(), 0.15, 4);
+        let (ctx, mla) = (Ctx::new(2).unwrap(), &model.blocks[0].self_attn);
+        let mla_attention::Dims { heads, dn, dr, dv } = mla.dims;
+        let values = |rows: usize, width: usize| {
+            let at = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0;
+            Tensor::from_vec((0..rows * width).map(at).collect(), [rows, width])
+        };
+        let (q, latent, rope_key) = (values(9, heads * (dn + dr)), values(30, mla.kv_lora_rank), values(30, dr));
+        let direct = |bytes| mla.direct(&ctx, &model.params, &q, &latent, &rope_key, bytes);
+        let want = direct(usize::MAX);
+        for heads_at_once in [1, 3] {
+            let bytes = heads_at_once * 30 * (dn + dv) * 4;
+            assert_eq!(direct(bytes).data(), want.data(), "{heads_at_once} of {heads} heads at once");
+        }
+        assert_eq!(direct(0).data(), want.data());
+    }
 }

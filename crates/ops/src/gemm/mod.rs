@@ -16,6 +16,8 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use cpu::{Output, Product};
 use pack::View;
 use tensor::{Ctx, Storage, Tensor};
@@ -27,6 +29,34 @@ pub fn nt(ctx: &Ctx, x: &Tensor, w: &Storage, precision: Precision) -> Tensor {
     let [t, _] = x.dims();
     let [n, k] = w.dims();
     grouped(ctx, x, &[0, t], w, n, k, Side::Forward, precision)
+}
+
+/// [`nt`] with rows `rows` of `w` alone: the result is `[T, rows.len()]`, and has the bits of those columns of `nt`.
+pub fn nt_rows(ctx: &Ctx, x: &Tensor, w: &Storage, rows: Range<usize>, precision: Precision) -> Tensor {
+    let ([t, width], [n, k]) = (x.dims(), w.dims());
+    assert_eq!(width, k, "gemm: x {x:?} does not fit w {:?}", w.shape());
+    assert!(rows.start <= rows.end && rows.end <= n, "gemm: w {:?} has no rows {rows:?}", w.shape());
+    let mut y = ctx.empty([t, rows.len()]);
+    let c = y.data_mut().as_mut_ptr();
+    let mut products = Vec::new();
+    let mut first = 0;
+    for matrix in w.group(0) {
+        let part = rows.start.max(first)..rows.end.min(first + matrix.rows);
+        if part.start < part.end {
+            products.push(Product {
+                m: t,
+                n: part.len(),
+                k,
+                a: View::rows(x.data(), k),
+                b: View::of(matrix).at(part.start - first, 0).transposed(),
+                c: Output { c: c.wrapping_add(part.start - rows.start), ldc: rows.len(), accumulate: false },
+            });
+        }
+        first += matrix.rows;
+    }
+    // SAFETY: the matrices are disjoint ranges of the columns of `y`, which this function owns.
+    unsafe { cpu::run(ctx, &products, precision) };
+    y
 }
 
 /// `dx = dy W`: `dy` is `[T, N]`, `w` is `[N, K]`, the result `[T, K]`. Dgrad of a linear layer.

@@ -1,6 +1,6 @@
 use tensor::{BLOCK, Codes, Ctx, Dims, GROUP, Level, Matrix, Rng, Slab, Storage, Stored, Tensor, bf16, int4_row_bytes};
 
-use super::{cases, decode, grouped_nn, grouped_nt, grouped_tn_add, nn, nt, reference, tn_add};
+use super::{cases, decode, grouped_nn, grouped_nt, grouped_tn_add, nn, nt, nt_rows, reference, tn_add};
 use crate::Precision;
 use crate::check::{f64s, levels, random};
 
@@ -231,5 +231,25 @@ fn no_rows_give_no_rows() {
     let w = Storage::F32(random([4, 3], 1));
     for precision in BOTH {
         assert_eq!(nt(&ctx, &Tensor::from_vec(vec![], [0, 3]), &w, precision).shape(), Dims::from([0, 4]));
+    }
+}
+
+#[test]
+fn some_rows_of_a_weight_give_the_bits_of_all() {
+    let ctx = Ctx::new(2).unwrap();
+    let (n, k) = (300, 200);
+    let x = random([37, k], 1);
+    for kind in TYPES {
+        let stacked = Stored::new(vec![matrix(kind, 130, k, 2), matrix(kind, n - 130, k, 3)], [n, k]);
+        for w in [Storage::matrix(matrix(kind, n, k, 2)), Storage::Stored(stacked)] {
+            for precision in BOTH {
+                let all = nt(&ctx, &x, &w, precision);
+                for rows in [0..n, 0..1, 5..64, 100..290, 130..131, 40..40] {
+                    let some = nt_rows(&ctx, &x, &w, rows.clone(), precision);
+                    let want: Vec<f32> = (0..37).flat_map(|i| all.row(i)[rows.clone()].to_vec()).collect();
+                    assert!(some.data() == want, "{kind} {precision:?}, rows {rows:?}");
+                }
+            }
+        }
     }
 }

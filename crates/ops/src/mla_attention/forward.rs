@@ -44,8 +44,8 @@ pub(super) fn run(ctx: &Ctx, inputs: &Inputs<'_>, sequences: &[Sequence], o: &mu
     let rows = o.len() / (heads * dv).max(1);
     let (o, lse) = (Disjoint::new(o), Disjoint::new(lse));
     let tiles = longest_first(sequences, QUERIES);
-    ctx.for_each(tiles.len() * heads, |i| {
-        let ((sequence, first), head) = (tiles[i % tiles.len()], i / tiles.len());
+    ctx.for_each(tiles.len() * inputs.heads.len(), |i| {
+        let ((sequence, first), head) = (tiles[i % tiles.len()], inputs.heads.start + i / tiles.len());
         // SAFETY: tasks differ in their queries or their head, and write `o` and `lse` of theirs alone.
         unsafe { tile(ctx.isa, inputs, &sequences[sequence], head, first, &o, &lse, rows) };
     });
@@ -154,18 +154,20 @@ impl<'a> Inputs<'a> {
 
     /// Values of some keys in one head, `dv` wide.
     pub(super) fn values(&self, sequence: &Sequence, head: usize, first: usize, count: usize) -> Rows<'a> {
-        let Dims { heads, dn, dv, .. } = self.dims;
-        let start = (sequence.first_key_row + first) * heads * (dn + dv) + head * (dn + dv) + dn;
-        Rows { data: self.kv, start, stride: heads * (dn + dv), width: dv, count }
+        let Dims { dn, dv, .. } = self.dims;
+        let stride = self.heads.len() * (dn + dv);
+        let start = (sequence.first_key_row + first) * stride + (head - self.heads.start) * (dn + dv) + dn;
+        Rows { data: self.kv, start, stride, width: dv, count }
     }
 
     /// `[k_nope, k_rope]` of some keys in one head, `dn` and `dr` wide.
     pub(super) fn keys(&self, sequence: &Sequence, head: usize, first: usize, count: usize) -> [Rows<'a>; 2] {
-        let Dims { heads, dn, dr, dv } = self.dims;
+        let Dims { dn, dr, dv, .. } = self.dims;
         let row = sequence.first_key_row + first;
-        let start = row * heads * (dn + dv) + head * (dn + dv);
+        let stride = self.heads.len() * (dn + dv);
+        let start = row * stride + (head - self.heads.start) * (dn + dv);
         [
-            Rows { data: self.kv, start, stride: heads * (dn + dv), width: dn, count },
+            Rows { data: self.kv, start, stride, width: dn, count },
             Rows { data: self.k_rope, start: row * dr, stride: dr, width: dr, count },
         ]
     }

@@ -44,8 +44,9 @@ pub(super) fn run(ctx: &Ctx, inputs: &Inputs<'_>, sequences: &[Sequence], o: &mu
     let tiles = longest_first(sequences, QUERIES);
     let layout = Layout::new(Pass::Forward, inputs.dims, sequences);
     let wave = layout.heads_at_once(ctx.threads());
-    for first_head in (0..heads).step_by(wave) {
-        let keys = PackedKeys::new(ctx, inputs, &layout, sequences, first_head..heads.min(first_head + wave));
+    for first_head in inputs.heads.clone().step_by(wave) {
+        let heads = first_head..inputs.heads.end.min(first_head + wave);
+        let keys = PackedKeys::new(ctx, inputs, &layout, sequences, heads);
         ctx.for_each(tiles.len() * keys.heads.len(), |i| {
             let ((sequence, first), head) = (tiles[i / keys.heads.len()], first_head + i % keys.heads.len());
             // SAFETY: tasks differ in their queries or their head, and write `o` and `lse` of theirs alone.

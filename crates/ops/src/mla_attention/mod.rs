@@ -19,6 +19,8 @@ pub(crate) mod strips;
 mod tests;
 pub(crate) mod tile;
 
+use std::ops::Range;
+
 use disjoint::Disjoint;
 use schedule::sequences;
 use tensor::{Ctx, Tensor};
@@ -71,22 +73,27 @@ pub fn forward(
     precision: Precision,
 ) -> (Tensor, Saved) {
     let whole = Chunks { q_offsets: cu_seqlens, k_offsets: cu_seqlens };
-    attend(ctx, q, kv, k_rope, whole, dims, scale, precision)
+    let [t, _] = q.dims();
+    let mut o = ctx.empty([t, dims.heads * dims.dv]);
+    let saved = attend(ctx, q, kv, k_rope, whole, 0..dims.heads, dims, scale, precision, &mut o);
+    (o, saved)
 }
 
-/// [`forward`] for chunks of sequences: `q` has only the rows of the queries. However a sequence is cut, its rows have
-/// the same bits.
+/// [`forward`] for chunks of sequences: `q` has only the rows of the queries. `kv [S, heads.len()·(dn+dv)]` is of some
+/// heads, and their columns of `o [T, H·dv]` are written. However a sequence or the heads are cut, the bits are the same.
 pub fn forward_chunks(
     ctx: &Ctx,
     q: &Tensor,
     kv: &Tensor,
     k_rope: &Tensor,
     chunks: Chunks<'_>,
+    heads: Range<usize>,
     dims: Dims,
     scale: f32,
     precision: Precision,
-) -> Tensor {
-    attend(ctx, q, kv, k_rope, chunks, dims, scale, precision).0
+    o: &mut Tensor,
+) {
+    attend(ctx, q, kv, k_rope, chunks, heads, dims, scale, precision, o);
 }
 
 fn attend(
@@ -95,20 +102,22 @@ fn attend(
     kv: &Tensor,
     k_rope: &Tensor,
     chunks: Chunks<'_>,
+    heads: Range<usize>,
     dims: Dims,
     scale: f32,
     precision: Precision,
-) -> (Tensor, Saved) {
-    let t = check(q, kv, k_rope, chunks, dims);
-    let mut o = ctx.empty([t, dims.heads * dims.dv]);
+    o: &mut Tensor,
+) -> Saved {
+    let t = check(q, kv, k_rope, chunks, &heads, dims);
+    assert_eq!(o.dims(), [t, dims.heads * dims.dv], "mla_attention: o {o:?} does not fit {dims:?}");
     let mut lse = ctx.empty([dims.heads, t]);
-    let inputs = Inputs { q: q.data(), kv: kv.data(), k_rope: k_rope.data(), dims, scale };
+    let inputs = Inputs { q: q.data(), kv: kv.data(), k_rope: k_rope.data(), heads, dims, scale };
     let sequences = sequences(chunks);
     match precision {
         Precision::F32 => forward::run(ctx, &inputs, &sequences, o.data_mut(), lse.data_mut()),
         Precision::Bf16 => forward_bf16::run(ctx, &inputs, &sequences, o.data_mut(), lse.data_mut()),
     }
-    (o, Saved { lse })
+    Saved { lse }
 }
 
 /// `(dq, dkv, dk_rope)`, each of the shape of its input; `d_o` and `o` are `[T, H·dv]`.
@@ -126,11 +135,11 @@ pub fn backward(
     precision: Precision,
 ) -> (Tensor, Tensor, Tensor) {
     let whole = Chunks { q_offsets: cu_seqlens, k_offsets: cu_seqlens };
-    let t = check(q, kv, k_rope, whole, dims);
+    let t = check(q, kv, k_rope, whole, &(0..dims.heads), dims);
     assert_eq!(o.dims(), [t, dims.heads * dims.dv], "mla_attention: o {o:?} does not fit {dims:?}");
     assert_eq!(d_o.shape(), o.shape(), "mla_attention: dO {d_o:?} and o {o:?} differ");
     let Saved { lse } = saved;
-    let inputs = Inputs { q: q.data(), kv: kv.data(), k_rope: k_rope.data(), dims, scale };
+    let inputs = Inputs { q: q.data(), kv: kv.data(), k_rope: k_rope.data(), heads: 0..dims.heads, dims, scale };
     let outputs = backward::Outputs { d_o: d_o.data(), o: o.data(), lse: lse.data(), rows: t };
     let (mut dq, mut dkv) = (ctx.empty(q.shape()), ctx.empty(kv.shape()));
     let mut dk_rope = ctx.zeros(k_rope.shape());
@@ -175,19 +184,30 @@ const SUM_CHUNK: usize = 4096;
 
 struct Inputs<'a> {
     q: &'a [f32],      // [T, H·(dn+dr)]
-    kv: &'a [f32],     // [T, H·(dn+dv)]
+    kv: &'a [f32],     // [T, heads.len()·(dn+dv)]
     k_rope: &'a [f32], // [T, dr]
+    heads: Range<usize>,
     dims: Dims,
     scale: f32,
 }
 
 /// The rows of q.
-fn check(q: &Tensor, kv: &Tensor, k_rope: &Tensor, Chunks { q_offsets, k_offsets }: Chunks<'_>, dims: Dims) -> usize {
-    let Dims { heads, dn, dr, dv } = dims;
+fn check(
+    q: &Tensor,
+    kv: &Tensor,
+    k_rope: &Tensor,
+    Chunks { q_offsets, k_offsets }: Chunks<'_>,
+    heads: &Range<usize>,
+    dims: Dims,
+) -> usize {
+    let Dims { heads: all, dn, dr, dv } = dims;
     let ([t, _], [keys, _]) = (q.dims(), kv.dims());
     assert!(
-        q.dims() == [t, heads * (dn + dr)] && kv.dims() == [keys, heads * (dn + dv)] && k_rope.dims() == [keys, dr],
-        "mla_attention: q {q:?}, kv {kv:?} and k_rope {k_rope:?} do not fit {dims:?}"
+        q.dims() == [t, all * (dn + dr)]
+            && heads.end <= all
+            && kv.dims() == [keys, heads.len() * (dn + dv)]
+            && k_rope.dims() == [keys, dr],
+        "mla_attention: q {q:?}, kv {kv:?} and k_rope {k_rope:?} do not fit heads {heads:?} of {dims:?}"
     );
     for (offsets, rows) in [(q_offsets, t), (k_offsets, keys)] {
         assert!(

@@ -45,6 +45,12 @@ fn rows(t: &Tensor, ranges: &[std::ops::Range<usize>]) -> Tensor {
     Tensor::from_vec(data, [ranges.iter().map(ExactSizeIterator::len).sum(), width])
 }
 
+fn columns(t: &Tensor, range: std::ops::Range<usize>) -> Tensor {
+    let [rows, _] = t.dims();
+    let data: Vec<f32> = (0..rows).flat_map(|i| t.row(i)[range.clone()].to_vec()).collect();
+    Tensor::from_vec(data, [rows, range.len()])
+}
+
 fn scale(dims: Dims) -> f32 {
     1.3 / ((dims.dn + dims.dr) as f32).sqrt()
 }
@@ -153,9 +159,19 @@ fn a_prompt_in_chunks_has_the_bits_of_a_prompt_in_one_piece() {
                     |ranges: &[std::ops::Range<usize>]| [0, ranges[0].len(), ranges[0].len() + ranges[1].len()];
                 let chunks = Chunks { q_offsets: &offsets(&queries), k_offsets: &offsets(&keys) };
                 let Inputs { kv, k_rope, .. } = x.rows(&keys);
-                let got =
-                    forward_chunks(&ctx, &rows(&x.q, &queries), &kv, &k_rope, chunks, dims, scale(dims), precision);
-                assert_eq!(got.data(), rows(&want, &queries).data(), "{precision:?} {:?} {step:?}", ctx.isa.level());
+                let q = rows(&x.q, &queries);
+                let want = rows(&want, &queries);
+                let width = dims.dn + dims.dv;
+                for waves in [&[0..2][..], &[1..2, 0..1]] {
+                    let mut got = ctx.empty(want.shape());
+                    for heads in waves {
+                        let kv = columns(&kv, heads.start * width..heads.end * width);
+                        let (heads, scale) = (heads.clone(), scale(dims));
+                        forward_chunks(&ctx, &q, &kv, &k_rope, chunks, heads, dims, scale, precision, &mut got);
+                    }
+                    let level = ctx.isa.level();
+                    assert_eq!(got.data(), want.data(), "{precision:?} {level:?} {step:?} {waves:?}");
+                }
             }
         }
     }
