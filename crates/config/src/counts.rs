@@ -9,7 +9,7 @@ use serde::Serialize;
 
 pub use decode::{DecodeBytes, PartBytes};
 
-use crate::model::{ModelConfig, ModelFields, QuantizationConfig, TopkMethod};
+use crate::model::{ModelConfig, ModelFields, QuantizationConfig, TopkMethod, WeightPart};
 
 /// What a model of this config weighs and costs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -161,8 +161,10 @@ enum Part {
     Head,
     /// `eh_proj`, which only MTP layers have.
     Projection,
-    /// An MTP layer's copy of embedding or head.
-    Copy,
+    /// An MTP layer's copy of the embedding.
+    EmbeddingCopy,
+    /// An MTP layer's copy of the head.
+    HeadCopy,
 }
 
 /// How a released FP8 checkpoint stores a tensor.
@@ -202,6 +204,21 @@ impl Tensors {
     fn scales(&self) -> u64 {
         let [rows, cols] = QuantizationConfig::WEIGHT_BLOCK_SIZE.map(|size| size as u64);
         self.rows.div_ceil(rows) * self.cols.div_ceil(cols)
+    }
+
+    /// The part that `quantization_config` knows it as.
+    fn weight_part(&self) -> Option<WeightPart> {
+        match self.part {
+            Part::Embedding | Part::EmbeddingCopy => Some(WeightPart::Embed),
+            Part::Head | Part::HeadCopy => Some(WeightPart::Head),
+            Part::Attention => Some(WeightPart::Attention),
+            Part::DenseFfn => Some(WeightPart::Dense),
+            Part::RoutedExperts => Some(WeightPart::Experts),
+            Part::SharedExperts => Some(WeightPart::Shared),
+            Part::Projection => Some(WeightPart::Projection),
+            Part::Router => Some(WeightPart::Router),
+            Part::Norms => None,
+        }
     }
 }
 
@@ -246,7 +263,8 @@ fn tensors(config: &ModelFields) -> Vec<Tensors> {
     // enorm, hnorm and shared_head.norm; eh_proj; embed_tokens and shared_head.head.
     add(Part::Norms, Class::Plain, 1, d, 3 * mtp, 3 * mtp, true);
     add(Part::Projection, Class::Plain, d, 2 * d, mtp, mtp, true);
-    add(Part::Copy, Class::Plain, vocab, d, 2 * mtp, 0, true);
+    add(Part::EmbeddingCopy, Class::Plain, vocab, d, mtp, 0, true);
+    add(Part::HeadCopy, Class::Plain, vocab, d, mtp, 0, true);
     list
 }
 
@@ -299,7 +317,7 @@ fn parameters(config: &ModelFields, tensors: &[Tensors]) -> Parameters {
             norms: part(Part::Norms),
             head: part(Part::Head),
         },
-        mtp: sum(&|t| t.mtp && t.part != Part::Copy),
+        mtp: sum(&|t| t.mtp && !matches!(t.part, Part::EmbeddingCopy | Part::HeadCopy)),
         mtp_with_copies: sum(&|t| t.mtp),
         active: Active {
             with_embedding_and_head: body + head + embedding,

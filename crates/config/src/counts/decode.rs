@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Class, Part, Tensors, tensors};
-use crate::model::{Dtype, ModelConfig, ModelFields, WeightPart};
+use crate::model::{Dtype, ModelConfig, ModelFields, QuantizationConfig, WeightFormat, WeightPart};
 
 /// Bytes of weights by part, scales included, however they are stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -35,7 +35,7 @@ pub struct DecodeBytes {
     pub always: u64,
     /// A row of the embedding table for each sequence.
     pub embedding: u64,
-    /// Different experts of a mixture layer that some token of the batch chose, as is to be expected.
+    /// Different experts of a mixture layer that some token of the batch chooses.
     pub distinct_experts: f64,
     /// Their weights, over all mixture layers.
     pub experts: u64,
@@ -44,16 +44,19 @@ pub struct DecodeBytes {
 impl PartBytes {
     /// A checkpoint of `config` in the types that it says its weights have.
     pub fn of(config: &ModelConfig) -> Self {
-        let is_fp8 = config.quantization_config.is_some();
-        let plain = if config.dtype == Some(Dtype::Float32) { 4 } else { 2 };
+        let plain = if config.dtype == Some(Dtype::Float32) { WeightFormat::F32 } else { WeightFormat::Bf16 };
         let mut parts = Self::default();
         for t in tensors(config) {
-            let bytes = match t.class {
-                Class::Linear if is_fp8 => t.elements() + 4 * t.copies * t.scales(),
-                Class::Linear | Class::Plain => plain * t.elements(),
-                Class::AlwaysF32 => 4 * t.elements(),
+            let format = match (t.class, &config.quantization_config) {
+                (Class::AlwaysF32, _) => WeightFormat::F32,
+                (Class::Linear, Some(QuantizationConfig::Fp8 { .. })) => WeightFormat::Fp8,
+                // A vector is never quantised.
+                (_, Some(QuantizationConfig::Hadal { weights })) if t.rows > 1 => {
+                    t.weight_part().and_then(|part| weights.get(&part).copied()).unwrap_or(plain)
+                }
+                _ => plain,
             };
-            *parts.of_tensors(&t) += bytes;
+            *parts.of_tensors(&t) += t.copies * format.bytes([t.rows, t.cols]);
         }
         parts
     }
@@ -72,7 +75,7 @@ impl PartBytes {
             Part::Router => &mut self.router,
             Part::Norms => &mut self.norms,
             Part::Head => &mut self.head,
-            Part::Projection | Part::Copy => &mut self.mtp,
+            Part::Projection | Part::EmbeddingCopy | Part::HeadCopy => &mut self.mtp,
         }
     }
 
@@ -105,10 +108,14 @@ impl PartBytes {
         embedding + attention + dense_ffn + routed_experts + shared_experts + router + norms + head + mtp
     }
 
-    /// What a step reads that appends a token to each of `batch` sequences.
+    /// What a step reads that appends a token to each of `batch` sequences, if all experts are equally likely.
     pub fn decode(&self, config: &ModelConfig, batch: u64) -> DecodeBytes {
+        self.decode_with(config, batch, distinct_experts(config, batch))
+    }
+
+    /// The same where the tokens are known to choose so many different experts of a mixture layer, on average.
+    pub fn decode_with(&self, config: &ModelConfig, batch: u64, distinct_experts: f64) -> DecodeBytes {
         let head = if config.tie_word_embeddings { self.embedding } else { self.head };
-        let distinct_experts = distinct_experts(config, batch);
         let chosen = distinct_experts / config.n_routed_experts.max(1) as f64;
         DecodeBytes {
             always: self.attention + self.dense_ffn + self.shared_experts + self.router + self.norms + head,
@@ -135,6 +142,8 @@ fn distinct_experts(config: &ModelConfig, batch: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::Counts;
     use crate::presets::{PRESETS, preset};
@@ -149,6 +158,26 @@ mod tests {
             assert_eq!(parts.total(), file.bytes, "{}", p.name);
             assert_eq!(parts.total() - parts.mtp, file.bytes_main, "{}", p.name);
         }
+    }
+
+    #[test]
+    fn parts_that_a_config_names_have_their_formats() {
+        let quantised = |weights: serde_json::Value| {
+            let block = json!({ "quant_method": "hadal", "version": 1, "weights": weights });
+            let changes = json!({ "quantization_config": block });
+            let config = preset("deepseek-v3").unwrap().with_overrides(changes.as_object().unwrap()).unwrap();
+            PartBytes::of(&config)
+        };
+        let plain = quantised(json!({}));
+        let four = quantised(json!({ "experts": "q4", "attention": "fp8", "head": "q8", "embed": "q8" }));
+        // 4.5, 8 and 8.5 bits instead of 16; attention has its scales and its norms too.
+        assert_eq!(four.routed_experts * 32, plain.routed_experts * 9);
+        assert_eq!((four.head * 32, four.embedding * 32), (plain.head * 17, plain.embedding * 17));
+        let share = four.attention as f64 / plain.attention as f64;
+        assert!((0.5..0.501).contains(&share), "{share}");
+        assert!(four.mtp < plain.mtp / 3, "MTP layers have experts, and copies of embedding and head");
+        assert_eq!((four.dense_ffn, four.shared_experts), (plain.dense_ffn, plain.shared_experts));
+        assert_eq!((four.router, four.norms), (plain.router, plain.norms));
     }
 
     #[test]

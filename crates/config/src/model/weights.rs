@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::ModelFields;
+use super::{ModelFields, QuantizationConfig};
 
 /// A part of the model whose matrices are stored alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -164,6 +164,21 @@ impl WeightFormat {
     /// The format of this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    /// The bytes of a matrix of `[rows, cols]`, scales included (`docs/quantised.md`).
+    pub fn bytes(self, [rows, cols]: [u64; 2]) -> u64 {
+        let groups = 2 * rows * cols.div_ceil(32);
+        match self {
+            Self::Q4 => rows * cols.div_ceil(128) * 64 + groups,
+            Self::Q8 => rows * cols + groups,
+            Self::Fp8 => {
+                let block = QuantizationConfig::WEIGHT_BLOCK_SIZE.map(|size| size as u64);
+                rows * cols + 4 * rows.div_ceil(block[0]) * cols.div_ceil(block[1])
+            }
+            Self::Bf16 => 2 * rows * cols,
+            Self::F32 => 4 * rows * cols,
+        }
     }
 
     /// Whether numbers have scales.

@@ -12,7 +12,7 @@ use tokenizer::Tokenizer;
 
 use super::memory::Resident;
 use super::report::{self, GIGA};
-use super::work::{self, Weights};
+use super::work;
 use crate::args::BenchInfer;
 use crate::failure::Usage;
 use crate::load;
@@ -165,7 +165,7 @@ fn json(
     limits: &Rates,
 ) -> Value {
     let c = &model.config;
-    let (weights, peak) = (Weights::of(model), limits.flops(model.params.precision));
+    let (weights, peak) = (work::weights(model), limits.flops(model.params.precision));
     let prefill = measured.prefill.iter().map(|Prefill { tokens, seconds }| {
         let flops = work::prefill_flops(c, *tokens) / seconds.median();
         json!({
@@ -177,17 +177,17 @@ fn json(
         })
     });
     let decode = measured.decode.iter().map(|Decode { batch, context, seconds }| {
-        let experts = work::share_of_experts(choices, c.num_experts_per_tok, *batch, c.n_routed_experts);
+        let experts = work::distinct_experts(choices, c.num_experts_per_tok, *batch);
         // The middle of the steps that are timed.
         let context_then = (context + WARM_UP) as f64 + (args.tokens + 1) as f64 / 2.0;
-        let least = work::decode(model, weights, experts, *batch, context_then);
+        let least = work::decode(model, &weights, experts, *batch, context_then);
         let [bytes, flops] = [least.bytes, least.flops].map(|amount| amount / seconds.median());
         json!({
             "batch": batch,
             "context": context,
             "step_s": report::spread(seconds, 1.0),
             "tokens_per_s": report::spread(&seconds.rate_of(*batch as f64), 1.0),
-            "experts_per_layer": experts * c.n_routed_experts as f64,
+            "experts_per_layer": experts,
             "bytes_per_step": least.bytes,
             "gb_per_s": bytes / GIGA,
             "share_of_read": bytes / limits.bytes(),
