@@ -135,6 +135,12 @@ pub fn quick(ctx: &Ctx) -> Rates {
     rates(ctx, ctx.threads(), &data, MANY)
 }
 
+/// Only the rate of reading of all threads, and as [`quick`] with memory.
+pub fn read(ctx: &Ctx) -> Spread {
+    let data = memory::fill(ctx, memory::size_bytes(&caches::found(), ctx.threads()));
+    memory::measure(ctx, ctx.threads(), &data, FEW)
+}
+
 /// Only the limit of arithmetic of all threads, in operations a second.
 pub fn flops(ctx: &Ctx, precision: Precision) -> f64 {
     let best = |kind| arithmetic::measure(ctx, ctx.threads(), kind, FEW).map(|spread| spread.max());

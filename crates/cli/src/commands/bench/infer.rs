@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tensor::{Ctx, Rng};
 use tokenizer::Tokenizer;
 
-use super::memory::Resident;
+use super::memory::{Resident, Watch};
 use super::report::{self, GIGA};
 use super::work;
 use crate::args::BenchInfer;
@@ -36,9 +36,11 @@ struct Decode {
     context: usize,
     /// Of a step.
     seconds: Spread,
+    /// Bytes a second that this machine read right afterwards: on a shared machine this changes from minute to minute.
+    read: Spread,
 }
 
-/// Everything that is measured before the machine's limits are.
+/// Everything that is measured before the limits of arithmetic are.
 struct Measured {
     /// From the start of the program to the first token after a prompt of [`START`].
     start_s: f64,
@@ -59,15 +61,15 @@ pub(super) fn run(ctx: &Ctx, args: &BenchInfer, started: Instant) -> Result<Exit
     }
     model.prefill(ctx, &ids(&model, args, "start", 0, START), &mut model.new_cache())?;
     let start_s = started.elapsed().as_secs_f64();
-    let memory_at_start = Resident::now();
+    let mut memory = Watch::default();
+    let memory_at_start = memory.look();
     let prefill = args.prompt.iter().map(|&tokens| prefill(ctx, args, &model, tokens)).collect::<Result<_>>()?;
     let mut decoded = Vec::new();
     for &context in &args.context {
-        decoded.extend(decode(ctx, args, &model, context)?);
+        decoded.extend(decode(ctx, args, &model, context, &mut memory)?);
     }
-    // Limits and traces take memory of their own.
-    let memory = Resident::now();
-    let measured = Measured { start_s, memory_at_start, prefill, decode: decoded, memory };
+    let measured = Measured { start_s, memory_at_start, prefill, decode: decoded, memory: memory.look() };
+    // What follows takes memory of its own.
     let choices = choices(ctx, args, &model);
     let limits = ops::machine::quick(ctx);
     let report = json(ctx, args, &model, &measured, &choices, &limits);
@@ -114,7 +116,7 @@ fn prefill(ctx: &Ctx, args: &BenchInfer, model: &Model, tokens: usize) -> Result
 }
 
 /// All batches at one context. Sequences have different texts, so they share nothing; each is prefilled once.
-fn decode(ctx: &Ctx, args: &BenchInfer, model: &Model, context: usize) -> Result<Vec<Decode>> {
+fn decode(ctx: &Ctx, args: &BenchInfer, model: &Model, context: usize, memory: &mut Watch) -> Result<Vec<Decode>> {
     let sequences = args.batch.iter().max().copied().unwrap_or(0);
     let filled = (0..sequences)
         .map(|i| {
@@ -134,7 +136,8 @@ fn decode(ctx: &Ctx, args: &BenchInfer, model: &Model, context: usize) -> Result
             step += 1;
         };
         let seconds = after_warm_up(args.tokens, run);
-        failed.map_or(Ok(Decode { batch, context, seconds }), |error| Err(error.into()))
+        let read = memory.aside(|| ops::machine::read(ctx));
+        failed.map_or(Ok(Decode { batch, context, seconds, read }), |error| Err(error.into()))
     });
     times.collect()
 }
@@ -176,7 +179,7 @@ fn json(
             "share_of_flops": flops / peak,
         })
     });
-    let decode = measured.decode.iter().map(|Decode { batch, context, seconds }| {
+    let decode = measured.decode.iter().map(|Decode { batch, context, seconds, read }| {
         let experts = work::distinct_experts(choices, c.num_experts_per_tok, *batch);
         // The middle of the steps that are timed.
         let context_then = (context + WARM_UP) as f64 + (args.tokens + 1) as f64 / 2.0;
@@ -190,11 +193,12 @@ fn json(
             "experts_per_layer": experts,
             "bytes_per_step": least.bytes,
             "gb_per_s": bytes / GIGA,
-            "share_of_read": bytes / limits.bytes(),
+            "share_of_read": bytes / read.max(),
             "gflop_per_s": flops / GIGA,
             "share_of_flops": flops / peak,
             // Whoever did as well as both limits allow would take this.
-            "least_step_s": f64::max(least.bytes / limits.bytes(), least.flops / peak),
+            "least_step_s": f64::max(least.bytes / read.max(), least.flops / peak),
+            "read_gb_per_s": report::spread(read, GIGA),
         })
     });
     json!({
@@ -231,7 +235,7 @@ fn print(report: &Value, measured: &Measured) {
             report::percent(of(row, "share_of_flops")),
         );
     }
-    for (Decode { batch, context, seconds }, row) in
+    for (Decode { batch, context, seconds, .. }, row) in
         measured.decode.iter().zip(report["decode"].as_array().into_iter().flatten())
     {
         println!(

@@ -10,23 +10,22 @@
 //! The sums wait in the level-1 cache, in the order in which decoding leaves columns, and are put in order at the end.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_and_si512, _mm512_castsi512_ps, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_slli_epi32, _mm512_storeu_ps,
+    __m512, __m512bh, __m512i, _mm512_and_si512, _mm512_castsi512_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
+    _mm512_storeu_ps,
 };
 use std::mem::transmute;
 
 use tensor::{CodesRef, MatrixRef, int4_row_bytes};
 
 use super::decoders::{Bf16, Decoder, Fp8, Groups, Int4, Int8};
+use super::reading::Reading;
 use crate::gemv::decode::INT4_WORDS;
 use crate::gemv::pack::{CHUNK, Layout, VECTORS};
 use crate::simd::LANES;
 
 /// Rows of W that are added up before sums go back to memory.
 const ROWS: usize = 8;
-/// How far ahead of their use lines are asked for.
-const AHEAD: usize = 4096;
 
 /// The sums of one row of q: of each vector of weights those of its lower halves, then those of its upper ones.
 type Sums = [[f32; LANES]; 2 * VECTORS];
@@ -97,6 +96,9 @@ unsafe fn run<D: Decoder>(
     q: &[&[f32]],
     y: &mut [&mut [f32]],
 ) {
+    let reading = Reading::here();
+    // Rows of a head follow one another in memory.
+    let ahead = reading.ahead / 2;
     let mut sums: Vec<Sums> = vec![[[0.0; LANES]; 2 * VECTORS]; q.len() * part.chunks];
     for row in (0..part.rows).step_by(ROWS) {
         let rows = row..part.rows.min(row + ROWS);
@@ -104,7 +106,7 @@ unsafe fn run<D: Decoder>(
             let w = w.wrapping_add((part.first + row) * row_bytes + (part.start + chunk) * D::CHUNK_BYTES);
             for i in 0..rows.len() {
                 for line in 0..D::CHUNK_BYTES / 64 {
-                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD + i * row_bytes + 64 * line).cast());
+                    reading.ask(w.wrapping_add(ahead + i * row_bytes + 64 * line));
                 }
             }
             let at = Place { w, row_bytes, row: part.first + row, chunk: part.start + chunk };

@@ -15,26 +15,24 @@
 
 mod decoders;
 pub(super) mod heads;
+mod reading;
 mod sums;
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
-    _mm512_loadu_si512, _mm512_setzero_ps,
+    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_setzero_ps,
 };
 use std::mem::{MaybeUninit, transmute};
 use std::ops::Range;
 
 use decoders::{Bf16, Decoder, F32, Fp8, Groups, Int4, Int8, Scaled};
+use reading::Reading;
 use sums::{SLOTS, sum, sums};
 use tensor::{CodesRef, MatrixRef, int4_row_bytes};
 
 use super::cpu::{MAX_GROUP, Out, ROWS};
 use super::decode::INT4_WORDS;
 use super::pack::{CHUNK, Line, VECTORS};
-
-/// How far ahead of their use lines are asked for.
-const AHEAD: usize = 8192;
 
 /// Bytes of packed x that a pass over rows of W reads again and again: they stay in the level-1 cache, beside the weights
 /// that come ahead of time. One or two rows of x may have more, since less of x is read for a weight.
@@ -58,7 +56,15 @@ pub(super) unsafe fn products(
     let cols = matrix.cols;
     assert!(rows.len() <= ROWS && rows.end <= matrix.rows && cols > 0, "gemv: rows {rows:?} are no strip");
     assert!(x.len() >= cols.div_ceil(CHUNK) * group * VECTORS, "gemv: a group of x is too short");
-    let strip = Strip { w: std::ptr::null(), row_bytes: 0, first: rows.start, count: rows.len(), x, after };
+    let strip = Strip {
+        w: std::ptr::null(),
+        row_bytes: 0,
+        first: rows.start,
+        count: rows.len(),
+        x,
+        after,
+        reading: Reading::here(),
+    };
     // SAFETY: the processor has the instructions, the caller's promise; x is long enough (asserted).
     unsafe {
         match matrix.codes {
@@ -89,6 +95,7 @@ struct Strip<'a> {
     x: &'a [Line],
     /// Where reading goes on after these rows.
     after: *const u8,
+    reading: Reading,
 }
 
 impl Strip<'_> {
@@ -102,13 +109,14 @@ impl Strip<'_> {
 /// # Safety
 /// As [`run`] with `M` the size of the group.
 unsafe fn run_group<D: Decoder>(decoder: D, strip: Strip<'_>, group: usize, out: &mut Out) {
-    // One row of W at a time is the best for memory, but where rows are short their ends cost more.
+    // Few rows of W at a time are the best for memory, but where rows are short their ends cost more.
     let short = strip.row_bytes <= 8 * D::CHUNK_BYTES;
     // SAFETY: the caller's promise.
     unsafe {
         match group {
             1 if short => run::<D, 1, 4, false>(decoder, strip, out),
             2 if short => run::<D, 2, 4, false>(decoder, strip, out),
+            1 if strip.reading.rows == 2 => run::<D, 1, 2, false>(decoder, strip, out),
             1 => run::<D, 1, 1, false>(decoder, strip, out),
             2 => run::<D, 2, 1, false>(decoder, strip, out),
             3 => run::<D, 3, 2, false>(decoder, strip, out),
@@ -186,7 +194,8 @@ unsafe fn part<D: Decoder, const M: usize, const N: usize, const AGAIN: bool>(
     // Reading goes on with the next rows, then with the next chunks of all rows, and then after the strip: where it will be
     // so many parts like this one later, and, for the first columns, one more.
     let length = (chunks.end - chunks.start) * D::CHUNK_BYTES;
-    let (parts, rest) = (AHEAD / N / length, AHEAD / N % length / D::CHUNK_BYTES);
+    let ahead = strip.reading.ahead / N;
+    let (parts, rest) = (ahead / length, ahead % length / D::CHUNK_BYTES);
     let later = |parts: usize| {
         let i = i + parts * N;
         let (i, column) = if i < strip.count {
@@ -210,7 +219,7 @@ unsafe fn part<D: Decoder, const M: usize, const N: usize, const AGAIN: bool>(
                 at[n] = at[n].wrapping_add(c * D::CHUNK_BYTES);
                 let wanted = wanted.wrapping_add(n * row_bytes + c * D::CHUNK_BYTES);
                 for line in 0..D::CHUNK_BYTES / 64 {
-                    _mm_prefetch::<_MM_HINT_T0>(wanted.wrapping_add(64 * line).cast());
+                    strip.reading.ask(wanted.wrapping_add(64 * line));
                 }
             }
             // SAFETY: chunk c of the rows is in memory, and of x too, and its scales.
