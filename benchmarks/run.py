@@ -45,8 +45,7 @@ def parse(arguments=None):
     parser.add_argument("--train", type=Path, help="a recipe whose steps are timed; with --python also in torch")
     parser.add_argument("--precision", default="f32,bf16", help="precisions of training")
     parser.add_argument("--prompt", default="512,4096")
-    parser.add_argument("--batch", default="1,8")
-    parser.add_argument("--context", default="512,4096")
+    parser.add_argument("--decode", default="1@512,8@512,1@4096,8@4096", help="batches and the contexts they have")
     parser.add_argument("--tokens", type=int, default=32, help="decoding steps of a measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -56,7 +55,7 @@ def parse(arguments=None):
     parser.add_argument("--lock", type=Path, help="a file to hold locked while something is measured")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.prompt, options.context, options.tokens, options.rounds = "128", "128", 8, 1
+        options.prompt, options.decode, options.tokens, options.rounds = "128", "1@128,8@128", 8, 1
     if options.gguf and not options.llama_bin:
         parser.error("--gguf needs --llama-bin")
     if options.hf_model and not options.python:
@@ -71,6 +70,19 @@ def parse(arguments=None):
 
 def numbers(text):
     return [int(part) for part in text.split(",")]
+
+
+def decodes(options):
+    """{context: its batches}."""
+    found = {}
+    for part in options.decode.split(","):
+        batch, context = part.split("@")
+        found.setdefault(int(context), []).append(int(batch))
+    return found
+
+
+def joined(values):
+    return ",".join(str(value) for value in values)
 
 
 class Record:
@@ -120,6 +132,10 @@ class Record:
             yield
 
 
+# What is given as a share of the machine's limits, and the heads of these columns.
+SHARES = {"share_of_limit": "of the limit", "share_of_read": "of read bandwidth", "share_of_flops": "of arithmetic"}
+
+
 # A contender's function returns {row: {"value": tokens per second, ..}}; rows have the same names for all.
 
 
@@ -133,15 +149,21 @@ def decode_row(batch, context):
 
 def hadal_infer(record, name, model):
     o = record.options
-    command = [o.hadal, "--threads", o.threads, "bench", "infer", "--model", model, "--json", "--tokens", o.tokens]
-    command += ["--prompt", o.prompt, "--batch", o.batch, "--context", o.context, "--repeat", 1]
-    report = json.loads(record.run(name, command))
-    rows = {"start": {"value": report["start_s"], "unit": "s"}}
-    for row in report["prefill"]:
-        rows[prefill_row(row["tokens"])] = {"value": row["tokens_per_s"]["median"], "share_of_flops": row["share_of_flops"]}
-    for row in report["decode"]:
-        shares = {key: row[key] for key in ("share_of_read", "share_of_flops")}
-        rows[decode_row(row["batch"], row["context"])] = {"value": row["tokens_per_s"]["median"], **shares}
+    rows = {}
+    for i, (context, batches) in enumerate(decodes(o).items()):
+        command = [o.hadal, "--threads", o.threads, "bench", "infer", "--model", model, "--json", "--tokens", o.tokens]
+        command += ["--repeat", 1, "--prompt", o.prompt if i == 0 else 16, "--batch", joined(batches), "--context", context]
+        report = json.loads(record.run(f"{name}-{context}", command))
+        if i == 0:
+            rows["start"] = {"value": report["start_s"], "unit": "s"}
+            own = report["memory_at_start"]
+            rows["own memory at the start"] = {"value": own["anonymous_bytes"] / 2**20, "unit": "MiB"}
+            for row in report["prefill"]:
+                shares = {"share_of_limit": row["share_of_flops"]}
+                rows[prefill_row(row["tokens"])] = {"value": row["tokens_per_s"]["median"], **shares}
+        for row in report["decode"]:
+            shares = {key: row[key] for key in SHARES}
+            rows[decode_row(row["batch"], row["context"])] = {"value": row["tokens_per_s"]["median"], **shares}
     return rows
 
 
@@ -153,8 +175,8 @@ def llama_infer(record, name, gguf, flash):
     for tokens in numbers(o.prompt):
         out = record.run(f"{name}-prefill-{tokens}", [*base, "-p", tokens, "-n", 0])
         rows[prefill_row(tokens)] = {"value": last_json(out)["avg_ts"]}
-    for context in numbers(o.context):
-        for batch in numbers(o.batch):
+    for context, batches in decodes(o).items():
+        for batch in batches:
             if batch == 1:
                 out = record.run(f"{name}-decode-1-{context}", [*base, "-p", 0, "-n", o.tokens, "-d", context])
                 rows[decode_row(1, context)] = {"value": last_json(out)["avg_ts"]}
@@ -169,11 +191,14 @@ def llama_infer(record, name, gguf, flash):
 
 def transformers_infer(record, name, model):
     o = record.options
-    command = [o.python, HERE / "transformers_infer.py", "--model", model, "--threads", o.threads, "--tokens", o.tokens]
-    command += ["--prompt", o.prompt, "--batch", o.batch, "--context", o.context]
-    report = last_json(record.run(name, command))
-    rows = {prefill_row(row["tokens"]): {"value": row["tokens_per_s"]} for row in report["prefill"]}
-    rows |= {decode_row(row["batch"], row["context"]): {"value": row["tokens_per_s"]} for row in report["decode"]}
+    rows = {}
+    for i, (context, batches) in enumerate(decodes(o).items()):
+        command = [o.python, HERE / "transformers_infer.py", "--model", model, "--threads", o.threads, "--tokens", o.tokens]
+        command += ["--prompt", o.prompt if i == 0 else 16, "--batch", joined(batches), "--context", context]
+        report = last_json(record.run(f"{name}-{context}", command))
+        if i == 0:
+            rows |= {prefill_row(row["tokens"]): {"value": row["tokens_per_s"]} for row in report["prefill"]}
+        rows |= {decode_row(row["batch"], row["context"]): {"value": row["tokens_per_s"]} for row in report["decode"]}
     return rows
 
 
@@ -181,7 +206,7 @@ def hadal_train(record, name, precision):
     o = record.options
     command = [o.hadal, "--threads", o.threads, "bench", "train", o.train, "--set", f"train.precision={json.dumps(precision)}"]
     report = json.loads(record.run(name, [*command, "--json"]))
-    shares = {"share_of_flops": report["share_of_flops"]}
+    shares = {"share_of_limit": report["share_of_flops"]}
     return {f"training {precision}": {"value": report["tokens_per_s"]["median"], **shares}}
 
 
@@ -254,10 +279,11 @@ def summarise(rows):
         values = {}
         for label, found in labels.items():
             values[label] = {"median": statistics.median(f["value"] for f in found), "rounds": [f["value"] for f in found]}
-            for share in ("share_of_read", "share_of_flops"):
+            for share in SHARES:
                 if share in found[0]:
                     values[label][share] = statistics.median(f[share] for f in found)
         unit = next(iter(labels.values()))[0].get("unit", "tokens/s")
+        # Less is better where the unit is no rate, and peers have no such rows.
         peers = [v["median"] for label, v in values.items() if not is_ours(label)]
         if peers:
             for label, value in values.items():
@@ -284,7 +310,7 @@ def markdown(summary, head):
     notes = [note(row, label) for row in summary for label in ours if label in row["values"]]
     notes = [n for n in notes if n]
     if notes:
-        lines += ["", "| | | of read bandwidth | of arithmetic | of the best peer |", "|---|---|---|---|---|", *notes]
+        lines += ["", f"| | | {' | '.join(SHARES.values())} | of the best peer |", "|---|---|---|---|---|---|", *notes]
     return "\n".join(lines) + "\n"
 
 
@@ -296,9 +322,9 @@ def cell(value, unit):
 
 def note(row, label):
     value = row["values"][label]
-    shares = [value.get(key) for key in ("share_of_read", "share_of_flops")]
+    shares = [value.get(key) for key in SHARES]
     times = value.get("times_best_peer")
-    if shares == [None, None] and times is None:
+    if not any(shares) and times is None:
         return None
     cells = ["" if share is None else f"{100 * share:.0f} %" for share in shares]
     return f"| {row['row']} | {label} | {' | '.join(cells)} | {'' if times is None else f'{times:.2f} ×'} |"

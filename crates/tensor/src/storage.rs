@@ -200,7 +200,16 @@ impl Matrix {
     }
 }
 
-impl MatrixRef<'_> {
+impl<'a> MatrixRef<'a> {
+    /// Its numbers without their scales, as they lie in memory.
+    pub fn bytes(&self) -> &'a [u8] {
+        match self.codes {
+            CodesRef::F32(values) => bytemuck::cast_slice(values),
+            CodesRef::Bf16(values) => bytemuck::cast_slice(values),
+            CodesRef::Fp8 { codes, .. } | CodesRef::Int8 { codes, .. } | CodesRef::Int4 { codes, .. } => codes,
+        }
+    }
+
     /// Writes row `row`, from column `start` on, into `out`, as f32: exact (FP8 and integers: the f32 product of code and
     /// scale).
     pub fn read_f32(&self, row: usize, start: usize, out: &mut [f32]) {

@@ -27,26 +27,58 @@ pub(super) fn fill(ctx: &Ctx, bytes: usize) -> Vec<Line> {
     data
 }
 
-/// Bytes a second out of `data`, by the calling thread alone or by all: the better of two ways of reading, which take turns.
-pub(super) fn measure(ctx: &Ctx, threads: usize, data: &[Line], rounds: usize) -> Spread {
-    let parts: Vec<&[Line]> = data.chunks(TASK).collect();
-    let round = |read: fn(&[Line]) -> u64| {
-        let run = |i: usize| {
-            black_box(read(parts[i]));
-        };
-        let start = Instant::now();
-        if threads == 1 {
-            (0..parts.len()).for_each(run);
-        } else {
-            ctx.for_each(parts.len(), run);
-        }
-        size_of_val(data) as f64 / start.elapsed().as_secs_f64()
-    };
-    let (mut ahead, mut streams) = (Vec::new(), Vec::new());
-    for _ in 0..rounds.max(1) {
-        ahead.push(round(sum_memory));
-        streams.push(round(sum_memory_streams));
+/// The whole lines of each of `parts`.
+pub(super) fn lines<'a>(parts: &[&'a [u8]]) -> Vec<&'a [Line]> {
+    // SAFETY: eight words are any 64 bytes.
+    parts.iter().map(|bytes| unsafe { bytes.align_to() }.1).collect()
+}
+
+/// Rounds of reading the same memory, in two ways that take turns.
+pub(super) struct Rounds<'a> {
+    tasks: Vec<&'a [Line]>,
+    bytes: f64,
+    /// Bytes a second of each round.
+    ahead: Vec<f64>,
+    streams: Vec<f64>,
+}
+
+impl<'a> Rounds<'a> {
+    pub(super) fn new(data: &[&'a [Line]]) -> Self {
+        let bytes = data.iter().map(|part| size_of_val(*part)).sum::<usize>() as f64;
+        let tasks = data.iter().flat_map(|part| part.chunks(TASK)).collect();
+        Self { tasks, bytes, ahead: Vec::new(), streams: Vec::new() }
     }
-    let [ahead, streams] = [ahead, streams].map(Spread::of);
-    if streams.median() > ahead.median() { streams } else { ahead }
+
+    /// One more, by the calling thread alone or by all.
+    pub(super) fn run(&mut self, ctx: &Ctx, threads: usize) {
+        let (tasks, bytes) = (&self.tasks, self.bytes);
+        let round = |read: fn(&[Line]) -> u64| {
+            let run = |i: usize| {
+                black_box(read(tasks[i]));
+            };
+            let start = Instant::now();
+            if threads == 1 {
+                (0..tasks.len()).for_each(run);
+            } else {
+                ctx.for_each(tasks.len(), run);
+            }
+            bytes / start.elapsed().as_secs_f64()
+        };
+        let rates = [round(sum_memory), round(sum_memory_streams)];
+        self.ahead.push(rates[0]);
+        self.streams.push(rates[1]);
+    }
+
+    /// Bytes a second in the better way; there was a round.
+    pub(super) fn rate(self) -> Spread {
+        let [ahead, streams] = [self.ahead, self.streams].map(Spread::of);
+        if streams.median() > ahead.median() { streams } else { ahead }
+    }
+}
+
+/// Bytes a second out of `data`, by the calling thread alone or by all.
+pub(super) fn measure(ctx: &Ctx, threads: usize, data: &[Line], times: usize) -> Spread {
+    let mut rounds = Rounds::new(&[data]);
+    (0..times.max(1)).for_each(|_| rounds.run(ctx, threads));
+    rounds.rate()
 }

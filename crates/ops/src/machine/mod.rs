@@ -22,6 +22,7 @@ use crate::Precision;
 use crate::bench::Spread;
 
 use self::lines::Line;
+use self::memory::Rounds;
 
 /// All that is known of a machine.
 #[derive(Clone, Debug)]
@@ -135,10 +136,30 @@ pub fn quick(ctx: &Ctx) -> Rates {
     rates(ctx, ctx.threads(), &data, MANY)
 }
 
-/// Only the rate of reading of all threads, and as [`quick`] with memory.
-pub fn read(ctx: &Ctx) -> Spread {
-    let data = memory::fill(ctx, memory::size_bytes(&caches::found(), ctx.threads()));
-    memory::measure(ctx, ctx.threads(), &data, FEW)
+/// Only the rate at which all threads read some memory, in rounds between which other things are measured: on a shared
+/// machine it changes by a factor of nearly two, sometimes from one moment to the next.
+pub struct Reading<'a>(Rounds<'a>);
+
+impl<'a> Reading<'a> {
+    /// Of `parts` of memory; none if they could lie in the caches.
+    pub fn of(ctx: &Ctx, parts: &[&'a [u8]]) -> Option<Self> {
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        let is_large = bytes >= memory::size_bytes(&caches::found(), ctx.threads());
+        is_large.then(|| Self(Rounds::new(&memory::lines(parts))))
+    }
+
+    /// Reads it all twice.
+    pub fn round(&mut self, ctx: &Ctx) {
+        self.0.run(ctx, ctx.threads());
+    }
+
+    /// Bytes a second over the rounds.
+    ///
+    /// # Panics
+    /// When there was none.
+    pub fn rate(self) -> Spread {
+        self.0.rate()
+    }
 }
 
 /// Only the limit of arithmetic of all threads, in operations a second.

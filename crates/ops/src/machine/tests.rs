@@ -30,6 +30,14 @@ fn memory_is_read_whole_and_cannot_lie_in_the_caches() {
 }
 
 #[test]
+fn memory_of_others_is_read_by_lines() {
+    let bytes: Vec<u8> = vec![7; 1000];
+    let lines = memory::lines(&[&bytes, &bytes[..3]]);
+    assert!((14..=15).contains(&lines[0].len()) && lines[1].is_empty(), "{lines:?}");
+    assert!(lines[0].iter().flat_map(|line| line.0).all(|word| word == 0x0707_0707_0707_0707));
+}
+
+#[test]
 fn a_job_waits_for_everyone() {
     // More threads than this machine may have cores.
     let job = job::measure(&Ctx::new(3).unwrap());

@@ -162,11 +162,11 @@ fn a_prompt_in_chunks_has_the_bits_of_a_prompt_in_one_piece() {
                 let q = rows(&x.q, &queries);
                 let want = rows(&want, &queries);
                 let width = dims.dn + dims.dv;
-                for waves in [&[0..2][..], &[1..2, 0..1]] {
+                for waves in [&[(0, 2)][..], &[(1, 2), (0, 1)]] {
                     let mut got = ctx.empty(want.shape());
-                    for heads in waves {
-                        let kv = columns(&kv, heads.start * width..heads.end * width);
-                        let (heads, scale) = (heads.clone(), scale(dims));
+                    for &(first, end) in waves {
+                        let kv = columns(&kv, first * width..end * width);
+                        let (heads, scale) = (first..end, scale(dims));
                         forward_chunks(&ctx, &q, &kv, &k_rope, chunks, heads, dims, scale, precision, &mut got);
                     }
                     let level = ctx.isa.level();

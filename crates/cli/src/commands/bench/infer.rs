@@ -2,15 +2,15 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use model::{Cache, CacheKind, Model, Precision};
 use ops::bench::Spread;
-use ops::machine::Rates;
+use ops::machine::{Rates, Reading};
 use serde_json::{Value, json};
 use tensor::{Ctx, Rng};
 use tokenizer::Tokenizer;
 
-use super::memory::{Resident, Watch};
+use super::memory::Resident;
 use super::report::{self, GIGA};
 use super::work;
 use crate::args::BenchInfer;
@@ -21,6 +21,10 @@ use crate::load;
 const START: usize = 16;
 /// Steps of decoding before those that are timed.
 const WARM_UP: usize = 2;
+/// Weights that are read between steps to see how fast that goes, at most.
+const READ_BYTES: usize = 512 << 20;
+/// Steps from one reading to the next.
+const STEPS_A_ROUND: usize = 4;
 /// Tokens of the text that shows how many experts a batch chooses.
 const TRACED: usize = 256;
 
@@ -36,8 +40,9 @@ struct Decode {
     context: usize,
     /// Of a step.
     seconds: Spread,
-    /// Bytes a second that this machine read right afterwards: on a shared machine this changes from minute to minute.
-    read: Spread,
+    /// Bytes a second of the model's weights that this machine reads between the steps, if they are more than its caches
+    /// hold.
+    read: Option<Spread>,
 }
 
 /// Everything that is measured before the limits of arithmetic are.
@@ -61,14 +66,13 @@ pub(super) fn run(ctx: &Ctx, args: &BenchInfer, started: Instant) -> Result<Exit
     }
     model.prefill(ctx, &ids(&model, args, "start", 0, START), &mut model.new_cache())?;
     let start_s = started.elapsed().as_secs_f64();
-    let mut memory = Watch::default();
-    let memory_at_start = memory.look();
+    let memory_at_start = Resident::now();
     let prefill = args.prompt.iter().map(|&tokens| prefill(ctx, args, &model, tokens)).collect::<Result<_>>()?;
     let mut decoded = Vec::new();
     for &context in &args.context {
-        decoded.extend(decode(ctx, args, &model, context, &mut memory)?);
+        decoded.extend(decode(ctx, args, &model, context)?);
     }
-    let measured = Measured { start_s, memory_at_start, prefill, decode: decoded, memory: memory.look() };
+    let measured = Measured { start_s, memory_at_start, prefill, decode: decoded, memory: Resident::now() };
     // What follows takes memory of its own.
     let choices = choices(ctx, args, &model);
     let limits = ops::machine::quick(ctx);
@@ -116,7 +120,8 @@ fn prefill(ctx: &Ctx, args: &BenchInfer, model: &Model, tokens: usize) -> Result
 }
 
 /// All batches at one context. Sequences have different texts, so they share nothing; each is prefilled once.
-fn decode(ctx: &Ctx, args: &BenchInfer, model: &Model, context: usize, memory: &mut Watch) -> Result<Vec<Decode>> {
+fn decode(ctx: &Ctx, args: &BenchInfer, model: &Model, context: usize) -> Result<Vec<Decode>> {
+    let weights = work::some_weights(model, READ_BYTES);
     let sequences = args.batch.iter().max().copied().unwrap_or(0);
     let filled = (0..sequences)
         .map(|i| {
@@ -127,24 +132,28 @@ fn decode(ctx: &Ctx, args: &BenchInfer, model: &Model, context: usize, memory: &
         .collect::<Result<Vec<Cache>>>()?;
     let times = args.batch.iter().map(|&batch| {
         let mut caches = filled[..batch].to_vec();
-        let (mut step, mut failed) = (0, None);
-        let run = || {
-            let new = ids(model, args, "decode", step, batch);
+        let mut steps = 0;
+        let mut step = || {
+            let new = ids(model, args, "decode", steps, batch);
             let new: Vec<&[u32]> = new.chunks(1).collect();
             let mut caches: Vec<&mut Cache> = caches.iter_mut().collect();
-            failed = black_box(model.decode(ctx, &new, &mut caches)).err().or(failed.take());
-            step += 1;
+            let start = Instant::now();
+            black_box(model.decode(ctx, &new, &mut caches))?;
+            steps += 1;
+            Ok::<f64, Error>(start.elapsed().as_secs_f64())
         };
-        let seconds = after_warm_up(args.tokens, run);
-        let read = memory.aside(|| ops::machine::read(ctx));
-        failed.map_or(Ok(Decode { batch, context, seconds, read }), |error| Err(error.into()))
+        (0..WARM_UP).try_for_each(|_| step().map(drop))?;
+        let mut seconds = Vec::with_capacity(args.tokens);
+        let mut reading = Reading::of(ctx, &weights);
+        for i in 0..args.tokens {
+            seconds.push(step()?);
+            if let Some(reading) = reading.as_mut().filter(|_| i % STEPS_A_ROUND == 0) {
+                reading.round(ctx);
+            }
+        }
+        Ok(Decode { batch, context, seconds: Spread::of(seconds), read: reading.map(Reading::rate) })
     });
     times.collect()
-}
-
-fn after_warm_up(times: usize, mut run: impl FnMut()) -> Spread {
-    (0..WARM_UP).for_each(|_| run());
-    Spread::of_seconds(times, 0.0, run)
 }
 
 fn ids(model: &Model, args: &BenchInfer, purpose: &'static str, index: usize, n: usize) -> Vec<u32> {
@@ -184,6 +193,9 @@ fn json(
         // The middle of the steps that are timed.
         let context_then = (context + WARM_UP) as f64 + (args.tokens + 1) as f64 / 2.0;
         let least = work::decode(model, &weights, experts, *batch, context_then);
+        // Medians of steps beside medians of what was read between them: both have met the same.
+        let read = read.as_ref().unwrap_or(&limits.read);
+        let (least_s, least) = (least.least_s(read.median(), peak), least.sum());
         let [bytes, flops] = [least.bytes, least.flops].map(|amount| amount / seconds.median());
         json!({
             "batch": batch,
@@ -193,11 +205,12 @@ fn json(
             "experts_per_layer": experts,
             "bytes_per_step": least.bytes,
             "gb_per_s": bytes / GIGA,
-            "share_of_read": bytes / read.max(),
+            "share_of_read": bytes / read.median(),
             "gflop_per_s": flops / GIGA,
             "share_of_flops": flops / peak,
-            // Whoever did as well as both limits allow would take this.
-            "least_step_s": f64::max(least.bytes / read.max(), least.flops / peak),
+            // Whoever did as well as both limits allow would take this: for weights the one, for latents the other.
+            "least_step_s": least_s,
+            "share_of_limit": least_s / seconds.median(),
             "read_gb_per_s": report::spread(read, GIGA),
         })
     });
@@ -239,8 +252,9 @@ fn print(report: &Value, measured: &Measured) {
         measured.decode.iter().zip(report["decode"].as_array().into_iter().flatten())
     {
         println!(
-            "decode of {batch} at {context}: {} tokens/s, {:.1} GB/s ({}), {:.0} GFLOP/s ({})",
+            "decode of {batch} at {context}: {} tokens/s, {} of the limit; {:.1} GB/s ({}), {:.0} GFLOP/s ({})",
             report::text(&seconds.rate_of(*batch as f64), 1.0),
+            report::percent(of(row, "share_of_limit")),
             of(row, "gb_per_s"),
             report::percent(of(row, "share_of_read")),
             of(row, "gflop_per_s"),

@@ -54,41 +54,9 @@ impl Resident {
     }
 }
 
-/// The most that a process occupied, apart from what it did aside.
-#[derive(Debug, Default)]
-pub(super) struct Watch {
-    most: Option<Resident>,
-    /// Whether the kernel's peak has something of what was done aside.
-    is_peak_foreign: bool,
-}
-
-impl Watch {
-    /// Looks now, and tells the most so far.
-    pub(super) fn look(&mut self) -> Option<Resident> {
-        let now = Resident::now()?;
-        let peak = if self.is_peak_foreign { now.anonymous_bytes + now.file_bytes } else { now.peak_bytes };
-        let before = self.most.unwrap_or(now);
-        self.most = Some(Resident {
-            anonymous_bytes: before.anonymous_bytes.max(now.anonymous_bytes),
-            file_bytes: before.file_bytes.max(now.file_bytes),
-            peak_bytes: before.peak_bytes.max(peak),
-        });
-        self.most
-    }
-
-    /// Runs what is not to be counted.
-    pub(super) fn aside<T>(&mut self, run: impl FnOnce() -> T) -> T {
-        self.look();
-        let result = run();
-        // The peak begins anew (Linux, proc(5), clear_refs).
-        self.is_peak_foreign |= fs_err::write("/proc/self/clear_refs", "5").is_err();
-        result
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Resident, Watch};
+    use super::Resident;
 
     #[test]
     fn the_kernels_words_are_understood() {
@@ -106,17 +74,5 @@ mod tests {
     fn this_process_occupies_something() {
         let now = Resident::now().unwrap();
         assert!(now.anonymous_bytes > 0 && now.peak_bytes >= now.anonymous_bytes);
-    }
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn what_is_done_aside_is_not_counted() {
-        const BYTES: u64 = 1 << 28;
-        let mut watch = Watch::default();
-        let before = watch.look().unwrap();
-        let sum: u64 =
-            watch.aside(|| std::hint::black_box(vec![1_u8; BYTES as usize]).iter().map(|&x| u64::from(x)).sum());
-        assert_eq!(BYTES, sum);
-        let after = watch.look().unwrap();
-        assert!(after.peak_bytes < before.peak_bytes + BYTES / 2, "{before:?} {after:?}");
     }
 }

@@ -6,12 +6,40 @@ use config::counts::PartBytes;
 use config::{Counts, ModelConfig};
 use model::Model;
 use ops::mla_decode::Latents;
+use tensor::{MatrixRef, Storage};
 
 /// Bytes and operations.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Work {
     pub(super) bytes: f64,
     pub(super) flops: f64,
+}
+
+/// What a step of decoding does. Weights and latents take turns, so the time of a step has a limit in each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Step {
+    pub(super) weights: Work,
+    pub(super) attention: Work,
+}
+
+impl Work {
+    /// Seconds that it takes at least, at so many bytes and operations a second.
+    fn least_s(self, bytes: f64, flops: f64) -> f64 {
+        f64::max(self.bytes / bytes, self.flops / flops)
+    }
+}
+
+impl Step {
+    /// Both together.
+    pub(super) fn sum(self) -> Work {
+        let Self { weights, attention } = self;
+        Work { bytes: weights.bytes + attention.bytes, flops: weights.flops + attention.flops }
+    }
+
+    /// Seconds that it takes at least, at so many bytes and operations a second.
+    pub(super) fn least_s(self, bytes: f64, flops: f64) -> f64 {
+        self.weights.least_s(bytes, flops) + self.attention.least_s(bytes, flops)
+    }
 }
 
 /// The bytes of a model's weights, in the types that they are stored in.
@@ -24,21 +52,39 @@ pub(super) fn weights(model: &Model) -> PartBytes {
     bytes
 }
 
+/// Some of the weights, at most `limit` bytes, from all over the model. None that is streamed: it may not be in memory.
+pub(super) fn some_weights(model: &Model, limit: usize) -> Vec<&[u8]> {
+    let stored = model.params.all.iter().filter(|param| !matches!(param.value, Storage::Streamed(_)));
+    let matrices: Vec<&[u8]> = stored.flat_map(|param| groups(&param.value)).map(|matrix| matrix.bytes()).collect();
+    let total: usize = matrices.iter().map(|bytes| bytes.len()).sum();
+    let step = total.div_ceil(limit.max(1)).max(1);
+    matrices.into_iter().step_by(step).collect()
+}
+
+fn groups(weight: &Storage) -> impl Iterator<Item = MatrixRef<'_>> {
+    let groups = match *weight.shape().as_slice() {
+        [groups, _, _] => groups,
+        [_, _] => 1,
+        _ => 0,
+    };
+    (0..groups).flat_map(|e| weight.group(e))
+}
+
 /// One step of decoding: a token for each of `batch` sequences that have `context` tokens. Of the routed experts of a layer,
 /// `experts` are read.
 ///
 /// Attention is counted in absorbed form: a head compares a query with a latent and adds up latents, `2 rk + dr`
 /// multiply-adds a token of the context.
-pub(super) fn decode(model: &Model, weights: &PartBytes, experts: f64, batch: usize, context: f64) -> Work {
+pub(super) fn decode(model: &Model, weights: &PartBytes, experts: f64, batch: usize, context: f64) -> Step {
     let c = &model.config;
     let weights = weights.decode_with(c, batch as u64, experts).total() as f64;
     let (batch, layers) = (batch as f64, c.num_hidden_layers as f64);
     let latents = Latents::new(model.cache_kind, c.kv_lora_rank, c.qk_rope_head_dim).bytes_per_token() as f64;
     let matrices = Counts::of(c, 0).parameters.active.without_embedding as f64;
     let pairs = (c.num_attention_heads * (2 * c.kv_lora_rank + c.qk_rope_head_dim)) as f64;
-    Work {
-        bytes: weights + batch * layers * context * latents,
-        flops: 2.0 * batch * (matrices + layers * context * pairs),
+    Step {
+        weights: Work { bytes: weights, flops: 2.0 * batch * matrices },
+        attention: Work { bytes: batch * layers * context * latents, flops: 2.0 * batch * layers * context * pairs },
     }
 }
 
@@ -85,7 +131,8 @@ mod tests {
         let model = Model::random(&config, 0.02, 1);
         let weights = weights(&model);
         let experts = config.n_routed_experts as f64;
-        let [none, some] = [0.0, 100.0].map(|context| decode(&model, &weights, experts / 4.0, 2, context));
+        let step = |context| decode(&model, &weights, experts / 4.0, 2, context);
+        let [none, some] = [0.0, 100.0].map(|context| step(context).sum());
         let rest = weights.total() - weights.mtp - weights.embedding - weights.routed_experts;
         let row = 4 * config.hidden_size as u64;
         assert_eq!(none.bytes, (rest + weights.routed_experts / 4 + 2 * row) as f64);
@@ -93,6 +140,22 @@ mod tests {
         assert_eq!(some.bytes - none.bytes, (200 * config.num_hidden_layers * latents) as f64);
         assert_eq!(none.flops, 4.0 * Counts::of(&config, 0).parameters.active.without_embedding as f64);
         assert!(some.flops > none.flops);
+        // Weights bound by memory, latents by arithmetic.
+        let (bytes, flops) = (1e9, 1e9 * none.flops / none.bytes);
+        let Step { attention, .. } = step(100.0);
+        assert!(attention.flops / flops > attention.bytes / bytes);
+        assert_eq!(step(100.0).least_s(bytes, flops), none.bytes / bytes + attention.flops / flops);
+    }
+
+    #[test]
+    fn some_weights_come_from_everywhere() {
+        let model = Model::random(&presets::preset("tiny").unwrap(), 0.02, 1);
+        let bytes = |limit| some_weights(&model, limit).iter().map(|bytes| bytes.len()).sum::<usize>();
+        let all = bytes(usize::MAX);
+        let vectors = model.params.all.iter().filter(|p| p.value.shape().as_slice().len() == 1);
+        let vectors: u64 = vectors.map(|p| p.value.size_bytes()).sum();
+        assert_eq!(all as u64 + vectors, model.params.all.iter().map(|p| p.value.size_bytes()).sum::<u64>());
+        assert!((all / 8..all / 2).contains(&bytes(all / 3)), "{} of {all}", bytes(all / 3));
     }
 
     #[test]
