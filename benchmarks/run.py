@@ -52,6 +52,7 @@ def parse(arguments=None):
     parser.add_argument("--quick", action="store_true", help="one round of short prompts, contexts and answers")
     parser.add_argument("--host", default=platform.node().split(".")[0] or "host", help="name of this machine in the record")
     parser.add_argument("--out", type=Path, default=HERE, help="where the record's folder is made")
+    parser.add_argument("--continue", dest="go_on", action="store_true", help="take what a run of today that was stopped has measured")
     parser.add_argument("--lock", type=Path, help="a file to hold locked while something is measured")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -111,13 +112,19 @@ class Record:
     def run(self, name, command):
         """Standard output of `command`, kept in raw/NAME.txt with the command before it."""
         command = [str(part) for part in command]
+        raw = self.folder / "raw" / f"{name}.txt"
+        head = f"$ {shlex.join(command)}\n"
+        if self.options.go_on and raw.exists():
+            first, _, rest = raw.read_text().partition("\n")
+            if first + "\n" == self.shorten(head) and not rest.startswith("exit code"):
+                return rest
         print("#", name, flush=True)
         with self.lock():
             done = subprocess.run(command, capture_output=True, text=True)
-        text = f"$ {shlex.join(command)}\n{done.stdout}"
+        text = head + done.stdout
         if done.returncode != 0:
             text += f"exit code {done.returncode}\n{done.stderr}"
-        (self.folder / "raw" / f"{name}.txt").write_text(self.shorten(text))
+        raw.write_text(self.shorten(text))
         if done.returncode != 0:
             raise RuntimeError(f"{name} failed ({done.returncode}); see {self.folder}/raw/{name}.txt\n{done.stderr[-2000:]}")
         return done.stdout
