@@ -17,7 +17,6 @@ pub(crate) fn request(loaded: &Loaded, args: &SamplingArgs, prompt: Vec<u32>) ->
     let temperature = if defaults.do_sample { defaults.temperature.unwrap_or(1.0) } else { 0.0 };
     let off = Sampling::default();
     Request {
-        prompt,
         sampling: Sampling {
             temperature: args.temperature.unwrap_or(temperature),
             top_k: args.top_k.or(defaults.top_k).unwrap_or(off.top_k),
@@ -31,9 +30,9 @@ pub(crate) fn request(loaded: &Loaded, args: &SamplingArgs, prompt: Vec<u32>) ->
             frequency_penalty: args.frequency_penalty.unwrap_or(off.frequency_penalty),
         },
         seed: args.seed,
-        max_tokens: args.max_tokens,
         stop: loaded.stop_ids(),
         vocab_limit: loaded.tokenizer.vocab_size(),
+        ..Request::new(prompt, args.max_tokens)
     }
 }
 

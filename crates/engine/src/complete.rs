@@ -1,8 +1,15 @@
-use model::Model;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+
+use model::{BLOCK_TOKENS, Model};
 use tensor::Ctx;
 
+use crate::engine::Engine;
 use crate::error::Error;
-use crate::sequence::{Finish, Request, Sequence, advance};
+use crate::event::{Event, Sink};
+use crate::limits::Limits;
+use crate::request::{Finish, Request};
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,9 +19,6 @@ pub struct Completion {
     /// Why it ended.
     pub finish: Finish,
 }
-
-/// Sequences decoded at once: their caches and one row of logits each are in memory together.
-const BATCH: usize = 32;
 
 /// Answers all requests, in their order.
 ///
@@ -34,37 +38,69 @@ pub fn complete_until(
     requests: &[Request],
     ended: impl Fn(&[u32]) -> bool,
 ) -> Result<Vec<Completion>, Error> {
-    let mut waiting = requests.iter().enumerate();
-    let mut done: Vec<Option<Completion>> = vec![None; requests.len()];
-    let mut running: Vec<(usize, Sequence, Vec<u32>)> = Vec::new();
+    let mut engine = Engine::new(ctx, model, limits(model, requests));
+    let (events, received) = channel();
+    let mut answers: Vec<Answer> = Vec::with_capacity(requests.len());
+    for (index, request) in requests.iter().enumerate() {
+        let is_closed = Arc::new(AtomicBool::new(false));
+        answers.push(Answer { tokens: Vec::new(), finish: None, is_closed: is_closed.clone() });
+        engine.add(request.clone(), Box::new(Outlet { index, events: events.clone(), is_closed }));
+    }
     loop {
-        // Places that have become free are taken at once, so the batch stays full.
-        while running.len() < BATCH
-            && let Some((i, request)) = waiting.next()
-        {
-            running.push((i, Sequence::start(ctx, model, request.clone())?, Vec::new()));
-        }
-        if running.is_empty() {
-            break;
-        }
-        let mut drawn = Vec::with_capacity(running.len());
-        let mut advancing = Vec::with_capacity(running.len());
-        for (_, sequence, tokens) in &mut running {
-            if let Some(token) = sequence.draw(ctx)? {
-                tokens.push(token);
-                if ended(tokens) {
-                    sequence.stop();
-                } else {
-                    drawn.push(token);
-                    advancing.push(sequence);
+        for (index, event) in received.try_iter() {
+            let answer = &mut answers[index];
+            match event {
+                Event::Token(drawn) if answer.finish.is_none() => {
+                    answer.tokens.push(drawn.id);
+                    if ended(&answer.tokens) {
+                        answer.finish = Some(Finish::Stop);
+                        answer.is_closed.store(true, Ordering::Relaxed);
+                    }
                 }
+                Event::End(end) => {
+                    answer.finish.get_or_insert(end?.finish);
+                }
+                Event::Prompt { .. } | Event::Token(_) => {}
             }
         }
-        advance(ctx, model, &drawn, &mut advancing)?;
-        for (i, sequence, tokens) in running.extract_if(.., |(_, sequence, _)| sequence.finish().is_some()) {
-            let finish = sequence.finish().expect("extracted because it has finished");
-            done[i] = Some(Completion { tokens, finish });
+        if engine.is_idle() {
+            break;
         }
+        engine.step();
     }
-    Ok(done.into_iter().map(|c| c.expect("every request has run to its end")).collect())
+    let completion =
+        |answer: Answer| Completion { tokens: answer.tokens, finish: answer.finish.expect("every answer has ended") };
+    Ok(answers.into_iter().map(completion).collect())
+}
+
+/// Room for the longest of `requests`, as many times as a batch has places.
+fn limits(model: &Model, requests: &[Request]) -> Limits {
+    let limits = Limits { prefill_tokens: usize::MAX, ..Limits::default() };
+    let longest = requests.iter().map(|r| r.prompt.len().saturating_add(r.max_tokens)).max().unwrap_or(0);
+    let blocks = longest.min(model.config.max_position_embeddings).div_ceil(BLOCK_TOKENS) + 1;
+    let cache_bytes = (blocks * limits.max_batch_size.min(requests.len()) * model.cache_block_bytes()) as u64;
+    Limits { cache_bytes, ..limits }
+}
+
+struct Answer {
+    tokens: Vec<u32>,
+    finish: Option<Finish>,
+    is_closed: Arc<AtomicBool>,
+}
+
+struct Outlet {
+    index: usize,
+    events: Sender<(usize, Event)>,
+    is_closed: Arc<AtomicBool>,
+}
+
+impl Sink for Outlet {
+    fn send(&mut self, event: Event) {
+        // The other end lives as long as the engine.
+        drop(self.events.send((self.index, event)));
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
 }

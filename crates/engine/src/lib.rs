@@ -1,12 +1,30 @@
-//! Requests to tokens: sequences with their caches, prefilled alone and decoded together.
+//! Requests to tokens.
+//!
+//! [`Engine`] answers many requests at once, step by step; [`Handle`] is one on a thread of its own. [`Sequence`] is a
+//! conversation that has the model for itself.
 //!
 //! Absent on purpose: text, HTTP and anything asynchronous. A request's tokens do not depend on the requests beside it.
 
 mod complete;
+mod draw;
+mod engine;
 mod error;
+mod event;
+mod handle;
+mod limits;
+mod prefix;
+mod request;
 mod sequence;
+mod stats;
 
 pub use complete::{Completion, complete, complete_until};
-pub use error::Error;
+pub use draw::{Drawn, Logprobs};
+pub use engine::Engine;
+pub use error::{Error, Refused};
+pub use event::{End, Event, Sink, Times, Usage};
+pub use handle::{Handle, Health};
+pub use limits::Limits;
 pub use ops::sampling::Params as Sampling;
-pub use sequence::{Finish, Request, Sequence, advance};
+pub use request::{Finish, Request};
+pub use sequence::{Sequence, advance};
+pub use stats::Stats;

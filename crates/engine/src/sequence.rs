@@ -1,47 +1,18 @@
 use model::{Cache, Model};
-use ops::sampling::{self, History};
-use tensor::{Ctx, Rng, Tensor};
+use tensor::{Ctx, Tensor};
 
-use crate::Sampling;
+use crate::draw::Drawer;
 use crate::error::Error;
-
-/// What is asked for.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Request {
-    /// The tokens to continue.
-    pub prompt: Vec<u32>,
-    /// How the next token is drawn.
-    pub sampling: Sampling,
-    /// Seed of the draws.
-    pub seed: u64,
-    /// The most tokens to generate.
-    pub max_tokens: usize,
-    /// Tokens that end the answer; they are not part of it.
-    pub stop: Vec<u32>,
-    /// Ids from here on have no token and are never drawn.
-    pub vocab_limit: usize,
-}
+use crate::request::{Finish, Request, check};
 
 /// A request under way: its cache, what it said, and the logits of its next token.
 pub struct Sequence {
     request: Request,
     cache: Cache,
     logits: Vec<f32>, // [V]
-    history: History,
-    rng: Rng,
+    drawer: Drawer,
     generated: usize,
     finish: Option<Finish>,
-}
-
-/// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// A stop token.
-    Stop,
-    /// `max_tokens` tokens.
-    Length,
-    /// The model's longest context.
-    Context,
 }
 
 impl Sequence {
@@ -51,17 +22,12 @@ impl Sequence {
     /// When the prompt is empty, has tokens that the model does not know or too many of them, or a sampling parameter is
     /// out of range.
     pub fn start(ctx: &Ctx, model: &Model, request: Request) -> Result<Self, Error> {
-        request.sampling.validate()?;
-        if request.prompt.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
-        check(model, &request.prompt, 0)?;
+        request.validate(model)?;
         let mut cache = model.new_cache();
         let logits = model.prefill(ctx, &request.prompt, &mut cache)?;
-        let history = History::new(&request.prompt);
-        let rng = Rng::new(request.seed, "sampling", 0);
+        let drawer = Drawer::new(&request);
         let finish = (request.max_tokens == 0).then_some(Finish::Length);
-        Ok(Self { cache, logits: logits.data().to_vec(), history, rng, generated: 0, finish, request })
+        Ok(Self { cache, logits: logits.data().to_vec(), drawer, generated: 0, finish, request })
     }
 
     /// Goes on after an answer: appends `tokens` of the user and allows a new answer of `max_tokens` tokens.
@@ -75,7 +41,7 @@ impl Sequence {
         check(model, tokens, self.cache.len())?;
         let logits = model.prefill(ctx, tokens, &mut self.cache)?;
         self.logits.copy_from_slice(logits.data());
-        self.history.prompt(tokens);
+        self.drawer.prompt(tokens);
         self.generated = 0;
         self.finish = None;
         Ok(())
@@ -89,16 +55,12 @@ impl Sequence {
         if self.finish.is_some() {
             return Ok(None);
         }
-        let Request { sampling, vocab_limit, .. } = &self.request;
-        let mut logits = self.logits.clone();
-        let token = sampling::sample(ctx, &mut logits, *vocab_limit, &self.history, sampling, &mut self.rng)?;
-        if self.request.stop.contains(&token) {
+        let Some(drawn) = self.drawer.draw(ctx, &self.request, &self.logits)? else {
             self.finish = Some(Finish::Stop);
             return Ok(None);
-        }
-        self.history.push(token);
+        };
         self.generated += 1;
-        Ok(Some(token))
+        Ok(Some(drawn.id))
     }
 
     /// Why the answer ended, if it has.
@@ -151,19 +113,6 @@ pub fn advance(ctx: &Ctx, model: &Model, tokens: &[u32], sequences: &mut [&mut S
     let logits: Tensor = model.decode(ctx, &news, &mut caches)?;
     for (i, sequence) in running.into_iter().enumerate() {
         sequence.logits.copy_from_slice(logits.row(i));
-    }
-    Ok(())
-}
-
-/// Refuses tokens that the model does not know, and more than fit after `before` tokens.
-fn check(model: &Model, tokens: &[u32], before: usize) -> Result<(), Error> {
-    let vocab_size = model.config.vocab_size;
-    if let Some(&id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
-        return Err(Error::TokenId { id, vocab_size });
-    }
-    let (tokens, limit) = (before + tokens.len(), model.config.max_position_embeddings);
-    if tokens > limit {
-        return Err(Error::Context { tokens, limit });
     }
     Ok(())
 }

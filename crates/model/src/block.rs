@@ -13,6 +13,7 @@ use crate::attention::mla::{self, Mla, Sequences};
 use crate::ffn::dense::{self, Dense};
 use crate::ffn::moe::{self, Balance, Moe};
 use crate::grads::Sink;
+use crate::infer::Form;
 use crate::linear::Norm;
 use crate::names;
 use crate::params::{Builder, Params};
@@ -123,9 +124,10 @@ impl Block {
         x: &Tensor,
         angles: &CosSin,
         cache: &mut Latents,
+        form: Form,
     ) -> Result<Tensor, ReadError> {
         let (n, _) = self.input_layernorm.forward(ctx, p, x);
-        let mut y = self.self_attn.prefill(ctx, p, &n, angles, cache);
+        let mut y = self.self_attn.prefill(ctx, p, &n, angles, cache, form);
         drop(n);
         residual::add(ctx, &mut y, x);
         let (m, _) = self.post_attention_layernorm.forward(ctx, p, &y);

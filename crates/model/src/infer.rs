@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ops::embedding;
-use ops::mla_decode::Latents;
+use ops::mla_decode::{BLOCK_TOKENS, Latents, SharedBlock};
 use tensor::{Ctx, ReadError, Tensor};
 
 use crate::head;
@@ -18,6 +18,21 @@ const CHUNK: usize = 2048;
 pub struct Cache {
     layers: Vec<Latents>,
     len: usize,
+}
+
+/// A whole block of a cache, [`BLOCK_TOKENS`] tokens in all main layers. A clone is the same memory.
+#[derive(Clone, Debug)]
+pub struct CacheBlock {
+    layers: Vec<SharedBlock>,
+}
+
+/// Which form attention takes over the tokens of a prompt (`spec/model.md` 2.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Whichever needs fewer multiplications: a few tokens after many take the absorbed form, others the direct one.
+    Cheapest,
+    /// Always the direct one: then the bits of a token do not depend on how a text is cut into calls.
+    Direct,
 }
 
 /// Everything that a run over one text computes; `golden/README.md` has the names.
@@ -73,11 +88,12 @@ impl Model {
         Cache { layers, len: 0 }
     }
 
+    /// The bytes of a [`CacheBlock`].
+    pub fn cache_block_bytes(&self) -> usize {
+        self.blocks.iter().map(|block| block.new_cache(self.cache_kind).block_bytes()).sum()
+    }
+
     /// Appends `ids`, which must not be empty, to one sequence. The result is the logits after the last of them, `[1, V]`.
-    ///
-    /// Long texts go in chunks of 2,048 tokens, counted from the start of the call, so that activations do not grow with the
-    /// text. Each chunk takes the cheaper form of attention (`spec/model.md` 2.7): direct, over latents that are expanded
-    /// again, or, a few tokens after many, absorbed.
     ///
     /// # Errors
     /// When an expert cannot be read; the cache is then as it was.
@@ -85,24 +101,45 @@ impl Model {
     /// # Panics
     /// When there are no tokens.
     pub fn prefill(&self, ctx: &Ctx, ids: &[u32], cache: &mut Cache) -> Result<Tensor, ReadError> {
+        let x = self.extend(ctx, ids, cache, Form::Cheapest)?;
+        Ok(self.next_logits(ctx, &x))
+    }
+
+    /// The same, up to the stream after the last token, `[1, D]`, which [`Model::next_logits`] takes: where more of a prompt
+    /// follows, nobody asks for logits.
+    ///
+    /// Long texts go in chunks of 2,048 tokens, counted from the start of the call, so that activations do not grow with the
+    /// text.
+    ///
+    /// # Errors
+    /// When an expert cannot be read; the cache is then as it was.
+    ///
+    /// # Panics
+    /// When there are no tokens.
+    pub fn extend(&self, ctx: &Ctx, ids: &[u32], cache: &mut Cache, form: Form) -> Result<Tensor, ReadError> {
         assert!(!ids.is_empty(), "prefill needs at least one token");
         let before = cache.len;
         let mut last = None;
         for ids in ids.chunks(CHUNK) {
-            last = Some(self.prefill_chunk(ctx, ids, cache).inspect_err(|_| cache.truncate(before))?);
+            last = Some(self.prefill_chunk(ctx, ids, cache, form).inspect_err(|_| cache.truncate(before))?);
         }
-        let x = last.expect("there is a token");
-        Ok(self.last_logits(ctx, &x, std::slice::from_ref(&(0..1))))
+        Ok(last.expect("there is a token"))
+    }
+
+    /// Logits `[S, V]` of the stream `[S, D]`.
+    pub fn next_logits(&self, ctx: &Ctx, x: &Tensor) -> Tensor {
+        let (h, _) = self.norm.forward(ctx, &self.params, x);
+        head::last_logits(ctx, &self.params, self.head, &h)
     }
 
     /// The stream after the last token of `ids`, `[1, D]`.
-    fn prefill_chunk(&self, ctx: &Ctx, ids: &[u32], cache: &mut Cache) -> Result<Tensor, ReadError> {
+    fn prefill_chunk(&self, ctx: &Ctx, ids: &[u32], cache: &mut Cache, form: Form) -> Result<Tensor, ReadError> {
         let p = &self.params;
         let positions: Vec<u32> = (cache.len..cache.len + ids.len()).map(|i| i as u32).collect();
         let angles = self.table(ctx, &positions);
         let mut x = embedding::forward(ctx, ids, &p[self.embed]);
         for (block, cache) in self.blocks.iter().zip(&mut cache.layers) {
-            x = block.prefill(ctx, p, &x, &angles, cache)?;
+            x = block.prefill(ctx, p, &x, &angles, cache, form)?;
         }
         cache.len += ids.len();
         let [_, d] = x.dims();
@@ -142,17 +179,12 @@ impl Model {
         for (tokens, cache) in tokens.iter().zip(caches.iter_mut()) {
             cache.len += tokens.len();
         }
-        Ok(self.last_logits(ctx, &x, &rows))
-    }
-
-    fn last_logits(&self, ctx: &Ctx, x: &Tensor, rows: &[Range<usize>]) -> Tensor {
         let [_, d] = x.dims();
         let mut last = ctx.empty([rows.len(), d]);
-        for (to, rows) in last.data_mut().chunks_exact_mut(d).zip(rows) {
+        for (to, rows) in last.data_mut().chunks_exact_mut(d).zip(&rows) {
             to.copy_from_slice(x.row(rows.end - 1));
         }
-        let (h, _) = self.norm.forward(ctx, &self.params, &last);
-        head::last_logits(ctx, &self.params, self.head, &h)
+        Ok(self.next_logits(ctx, &last))
     }
 }
 
@@ -165,6 +197,36 @@ impl Cache {
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Tokens `64 i` to `64 i + 63`, shared with this cache.
+    ///
+    /// # Panics
+    /// When it does not hold them all.
+    pub fn block(&self, i: usize) -> CacheBlock {
+        CacheBlock { layers: self.layers.iter().map(|layer| layer.share(i)).collect() }
+    }
+
+    /// Appends a block that a cache of the same model has shared.
+    ///
+    /// # Panics
+    /// When the cache ends within a block, or belongs to another model.
+    pub fn push_block(&mut self, block: &CacheBlock) {
+        assert_eq!(self.layers.len(), block.layers.len(), "a block of another model");
+        for (layer, block) in self.layers.iter_mut().zip(&block.layers) {
+            layer.push(block);
+        }
+        self.len += BLOCK_TOKENS;
+    }
+
+    /// Takes the memory of `block`, which holds the same numbers, for block `i`.
+    ///
+    /// # Panics
+    /// When there is no such block.
+    pub fn replace_block(&mut self, i: usize, block: &CacheBlock) {
+        for (layer, block) in self.layers.iter_mut().zip(&block.layers) {
+            layer.replace(i, block);
+        }
     }
 
     /// Forgets all tokens but the first `len`.

@@ -18,10 +18,10 @@ mod params;
 mod recompute;
 
 pub use ops::Precision;
-pub use ops::mla_decode::CacheKind;
+pub use ops::mla_decode::{BLOCK_TOKENS, CacheKind};
 
 pub use grads::{Deferred, Gradients, Sink, WeightGrad};
-pub use infer::{Cache, Trace};
+pub use infer::{Cache, CacheBlock, Form, Trace};
 pub use model::{Batch, IGNORE, Model, Outcome, Scales};
 pub use params::{Kind, Param, ParamId, Params, Part};
 pub use recompute::Recompute;

@@ -38,9 +38,9 @@ pub struct ExpertReads {
 }
 
 /// An expert could not be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot read an expert's weights: {0}")]
-pub struct ReadError(#[source] io::Error);
+pub struct ReadError(#[source] Arc<io::Error>);
 
 /// Which weight, and which expert of it.
 type Key = (u64, usize);
@@ -251,7 +251,7 @@ impl Streamed {
                         };
                         state.by_age.remove(&asked);
                         state.used_bytes -= bytes;
-                        return Err(ReadError(error));
+                        return Err(ReadError(Arc::new(error)));
                     }
                     // It had to leave before it was taken, for experts that were asked for later.
                     None => {

@@ -263,14 +263,14 @@ impl Run {
         let settings = &self.recipe.samples;
         let eos = self.tokenizer.require(tokenizer::Role::Eos)?;
         let requests = settings.prompts.iter().zip(0..).map(|(prompt, index)| {
+            // Documents begin after an EOS in training (`data`): a sample begins the same way.
+            let prompt = [vec![eos], self.tokenizer.encode_untrusted(prompt)].concat();
             Ok(Request {
-                // Documents begin after an EOS in training (`data`): a sample begins the same way.
-                prompt: [vec![eos], self.tokenizer.encode_untrusted(prompt)].concat(),
                 sampling: Sampling { temperature: settings.temperature as f32, ..Sampling::default() },
                 seed: Rng::new(self.recipe.seed, "samples", self.step * settings.prompts.len() as u64 + index).bits(),
-                max_tokens: settings.max_tokens,
                 stop: vec![eos],
                 vocab_limit: self.tokenizer.vocab_size(),
+                ..Request::new(prompt, settings.max_tokens)
             })
         });
         let requests = requests.collect::<Result<Vec<_>>>()?;

@@ -23,6 +23,7 @@ use tensor::{Ctx, Tensor};
 
 use crate::CacheKind;
 use crate::grads::Sink;
+use crate::infer::Form;
 use crate::linear::{self, Linear, Norm};
 use crate::names;
 use crate::params::{Builder, Params};
@@ -195,15 +196,22 @@ impl Mla {
 
     /// New tokens of one sequence against its cache, to which they are appended; `x` is `[T, D]`, normalised.
     ///
-    /// Few tokens take the absorbed form, others the direct one, for which keys and values of the whole sequence are
-    /// made of its latents again: whichever needs fewer multiplications (`spec/model.md` 2.7).
-    pub fn prefill(&self, ctx: &Ctx, p: &Params, x: &Tensor, angles: &rope::CosSin, cache: &mut Latents) -> Tensor {
+    /// For the direct form keys and values of the whole sequence are made of its latents again.
+    pub fn prefill(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        x: &Tensor,
+        angles: &rope::CosSin,
+        cache: &mut Latents,
+        form: Form,
+    ) -> Tensor {
         let [t, _] = x.dims();
         let (q, _) = self.queries(ctx, p, x, angles, Recompute::ALL);
         let (latent, _, _, rope_key) = self.latents(ctx, p, x, angles);
         let first = cache.len();
         cache.append(ctx, latent.data(), rope_key.data());
-        let o = if first > 0 && t < self.direct_from() {
+        let o = if form == Form::Cheapest && first > 0 && t < self.direct_from() {
             self.absorbed(ctx, p, &q, &[mla_decode::Query { cache, rows: 0..t, first_position: first }])
         } else {
             let keys = first + t;

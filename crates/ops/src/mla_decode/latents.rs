@@ -19,6 +19,16 @@ pub struct Latents {
     len: usize,
 }
 
+/// A whole block of a cache: 64 tokens. A clone is the same memory.
+#[derive(Clone)]
+pub struct SharedBlock {
+    shape: Shape,
+    lines: Arc<[Line]>,
+}
+
+/// The tokens of a block.
+pub const BLOCK_TOKENS: usize = TOKENS;
+
 impl Latents {
     /// An empty cache for latents of `rk` and keys of `dr` numbers.
     ///
@@ -82,6 +92,46 @@ impl Latents {
         self.blocks.truncate(self.len.div_ceil(TOKENS));
     }
 
+    /// What a block of [`BLOCK_TOKENS`] tokens occupies.
+    pub fn block_bytes(&self) -> usize {
+        self.shape.lines() * size_of::<Line>()
+    }
+
+    /// Block `i`, shared with this cache.
+    ///
+    /// # Panics
+    /// When it is not full.
+    pub fn share(&self, i: usize) -> SharedBlock {
+        assert!((i + 1) * TOKENS <= self.len, "mla_decode: block {i} of {self:?} is not full");
+        SharedBlock { shape: self.shape, lines: self.blocks[i].clone() }
+    }
+
+    /// Adds a block that a cache of the same kind has shared.
+    ///
+    /// # Panics
+    /// When the cache ends within a block, or is of another kind.
+    pub fn push(&mut self, block: &SharedBlock) {
+        assert!(
+            self.len.is_multiple_of(TOKENS) && block.shape == self.shape,
+            "mla_decode: {self:?} does not take a block of {:?}",
+            block.shape
+        );
+        self.blocks.push(block.lines.clone());
+        self.len += TOKENS;
+    }
+
+    /// Takes the memory of `block`, which holds the same numbers, for block `i`.
+    ///
+    /// # Panics
+    /// When there is no such block, or it is of another kind.
+    pub fn replace(&mut self, i: usize, block: &SharedBlock) {
+        assert!(
+            (i + 1) * TOKENS <= self.len && block.shape == self.shape,
+            "mla_decode: {self:?} has no such block {i}"
+        );
+        self.blocks[i] = block.lines.clone();
+    }
+
     /// The values of some tokens: `c` is `[n, rk]`, `r` is `[n, dr]`.
     ///
     /// # Panics
@@ -134,6 +184,12 @@ pub(super) fn pieces(rows: Range<usize>) -> impl Iterator<Item = Piece> {
         let (from, to) = (start.max(block * TOKENS), end.min((block + 1) * TOKENS));
         Piece { block, tokens: from - block * TOKENS..to - block * TOKENS, row: from - start }
     })
+}
+
+impl std::fmt::Debug for SharedBlock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedBlock[{:?}]", self.shape)
+    }
 }
 
 impl std::fmt::Debug for Latents {

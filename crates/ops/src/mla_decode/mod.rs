@@ -19,7 +19,7 @@ use std::ops::Range;
 use tensor::{Ctx, Storage, Tensor};
 
 use block::Line;
-pub use latents::{CacheKind, Latents};
+pub use latents::{BLOCK_TOKENS, CacheKind, Latents, SharedBlock};
 
 pub use crate::mla_attention::Dims;
 use crate::mla_attention::disjoint::Disjoint;

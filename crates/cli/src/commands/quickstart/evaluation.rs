@@ -55,13 +55,11 @@ impl Completer for Model<'_> {
         let requests: Vec<Request> = prompts
             .iter()
             .map(|prompt| Request {
-                // Every document of the corpus begins with BOS.
-                prompt: [vec![self.bos], tokenizer.encode_untrusted(prompt)].concat(),
                 sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-                seed: 0,
-                max_tokens,
                 stop: vec![self.eos],
                 vocab_limit: tokenizer.vocab_size(),
+                // Every document of the corpus begins with BOS.
+                ..Request::new([vec![self.bos], tokenizer.encode_untrusted(prompt)].concat(), max_tokens)
             })
             .collect();
         let ended = |tokens: &[u32]| tokenizer.decode(tokens, true).contains(stop);

@@ -1,0 +1,76 @@
+use std::time::Duration;
+
+use crate::error::Refused;
+
+/// What an engine takes on at once. `max_batch_size`, `batch_timeout_micros` and `max_enqueued_batches` are names of
+/// TensorFlow Serving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests that are answered at the same time.
+    pub max_batch_size: usize,
+    /// How long an idle engine waits for more requests after the first one.
+    pub batch_timeout_micros: u64,
+    /// Requests that wait, in batches of `max_batch_size`.
+    pub max_enqueued_batches: usize,
+    /// Prompt tokens of all requests that wait.
+    pub max_enqueued_tokens: usize,
+    /// Prompt tokens that are run over between two tokens of an answer: more of them are faster in all, fewer let answers
+    /// flow more evenly.
+    pub prefill_tokens: usize,
+    /// Memory for latents, those that are kept for later prompts included.
+    pub cache_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_batch_size: 32,
+            batch_timeout_micros: 0,
+            max_enqueued_batches: 16,
+            max_enqueued_tokens: 1 << 20,
+            prefill_tokens: 512,
+            cache_bytes: 4 << 30,
+        }
+    }
+}
+
+impl Limits {
+    /// Requests that wait.
+    pub fn max_enqueued(&self) -> usize {
+        self.max_batch_size.saturating_mul(self.max_enqueued_batches)
+    }
+
+    pub(crate) fn batch_timeout(&self) -> Duration {
+        Duration::from_micros(self.batch_timeout_micros)
+    }
+
+    /// Whether one more request with a prompt of `tokens` may wait beside `requests` with `enqueued_tokens` together.
+    pub(crate) fn admit(&self, requests: usize, enqueued_tokens: usize, tokens: usize) -> Result<(), Refused> {
+        let limit = self.max_enqueued();
+        if requests >= limit {
+            return Err(Refused::Requests { waiting: requests, limit });
+        }
+        let limit = self.max_enqueued_tokens;
+        // One that is larger than the limit alone may wait if nothing else does.
+        if enqueued_tokens > 0 && enqueued_tokens.saturating_add(tokens) > limit {
+            return Err(Refused::Tokens { waiting: enqueued_tokens, tokens, limit });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_end() {
+        let limits =
+            Limits { max_batch_size: 2, max_enqueued_batches: 3, max_enqueued_tokens: 100, ..Limits::default() };
+        assert_eq!(limits.admit(5, 0, 10), Ok(()));
+        assert_eq!(limits.admit(6, 0, 10), Err(Refused::Requests { waiting: 6, limit: 6 }));
+        assert_eq!(limits.admit(1, 90, 10), Ok(()));
+        assert_eq!(limits.admit(1, 91, 10), Err(Refused::Tokens { waiting: 91, tokens: 10, limit: 100 }));
+        assert_eq!(limits.admit(0, 0, 1000), Ok(()));
+    }
+}

@@ -1,0 +1,295 @@
+//! What must not change an answer: who is beside it, what is known of its prompt, how much room there is, how prompts are
+//! cut, threads. And what must end a request.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use config::presets;
+use engine::{Drawn, End, Engine, Error, Event, Finish, Handle, Limits, Refused, Request, Sampling, Sink, Stats};
+use model::{BLOCK_TOKENS, CacheKind, Model, Precision};
+use serde_json::json;
+use tensor::{Ctx, Rng};
+
+/// A small model in bf16, whose prefill and decode differ in their roundings, so that nothing is equal by luck.
+fn model() -> &'static Model {
+    static MODEL: OnceLock<Model> = OnceLock::new();
+    MODEL.get_or_init(|| {
+        let mut model = model_again().with_precision(Precision::Bf16);
+        model.cache_kind = CacheKind::Bf16;
+        model
+    })
+}
+
+fn ctx() -> Ctx {
+    Ctx::new(2).unwrap()
+}
+
+struct Client {
+    to: Sender<Event>,
+    is_closed: Arc<AtomicBool>,
+}
+
+impl Sink for Client {
+    fn send(&mut self, event: Event) {
+        drop(self.to.send(event));
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+}
+
+/// The other end of a request.
+struct Answer {
+    events: Receiver<Event>,
+    is_closed: Arc<AtomicBool>,
+}
+
+fn client() -> (Box<dyn Sink>, Answer) {
+    let (to, events) = channel();
+    let is_closed = Arc::new(AtomicBool::new(false));
+    (Box::new(Client { to, is_closed: is_closed.clone() }), Answer { events, is_closed })
+}
+
+impl Answer {
+    fn all(&self) -> (Vec<Drawn>, Result<End, Error>) {
+        let mut drawn = Vec::new();
+        loop {
+            match self.events.recv_timeout(Duration::from_mins(1)).expect("an answer ends") {
+                Event::Prompt { done, total } => assert!(done <= total && drawn.is_empty()),
+                Event::Token(token) => drawn.push(token),
+                Event::End(end) => return (drawn, end),
+            }
+        }
+    }
+}
+
+fn ids(n: usize, stream: u64) -> Vec<u32> {
+    let mut rng = Rng::new(3, "prompt", stream);
+    (0..n).map(|_| rng.below(model().config.vocab_size as u64) as u32).collect()
+}
+
+/// Prompts of many lengths, some of which begin alike; half of the answers are greedy.
+fn requests() -> Vec<Request> {
+    let stem = ids(3 * BLOCK_TOKENS, 0);
+    let lengths = [1, 5, 63, 64, 65, 100, 128, 129, 150, 200];
+    let own = lengths.iter().zip(1..).map(|(&n, i)| ids(n, i));
+    let alike = [0, 1, 2, 70].iter().zip(50..).map(|(&n, i)| [stem.clone(), ids(n, i)].concat());
+    own.chain(alike)
+        .zip(0..)
+        .map(|(prompt, i)| {
+            let temperature = if i % 2 == 0 { 0.0 } else { 0.8 };
+            Request {
+                sampling: Sampling { temperature, top_p: 0.95, frequency_penalty: 0.3, ..Sampling::default() },
+                seed: i,
+                logprobs: Some(2),
+                ..Request::new(prompt, 20 + 9 * i as usize)
+            }
+        })
+        .collect()
+}
+
+fn answers(engine: &mut Engine<'_>, requests: &[Request]) -> Vec<(Vec<Drawn>, End)> {
+    let clients: Vec<Answer> = requests
+        .iter()
+        .map(|request| {
+            let (sink, answer) = client();
+            engine.add(request.clone(), sink);
+            answer
+        })
+        .collect();
+    while !engine.is_idle() {
+        engine.step();
+    }
+    let ended = |(drawn, end): (Vec<Drawn>, Result<End, Error>)| (drawn, end.unwrap());
+    clients.iter().map(|answer| ended(answer.all())).collect()
+}
+
+fn drawn(answers: Vec<(Vec<Drawn>, End)>) -> Vec<Vec<Drawn>> {
+    answers.into_iter().map(|(drawn, _)| drawn).collect()
+}
+
+#[test]
+fn an_answer_depends_on_its_request_alone() {
+    let (ctx, requests) = (ctx(), requests());
+    let alone = |request: &Request| {
+        let mut engine = Engine::new(&ctx, model(), Limits::default());
+        drawn(answers(&mut engine, std::slice::from_ref(request))).remove(0)
+    };
+    let want: Vec<Vec<Drawn>> = requests.iter().map(alone).collect();
+    assert!(want.iter().zip(&requests).all(|(drawn, request)| drawn.len() == request.max_tokens));
+    assert!(want.iter().flatten().all(|drawn| drawn.logprobs.as_ref().is_some_and(|l| l.top.len() == 2)));
+
+    let one = Ctx::new(1).unwrap();
+    let block = model().cache_block_bytes() as u64;
+    let limits = Limits::default();
+    let cases = [
+        ("all at once", &ctx, limits),
+        ("one thread", &one, limits),
+        ("small parts", &ctx, Limits { prefill_tokens: 7, max_batch_size: 5, ..limits }),
+        ("one at a time", &ctx, Limits { max_batch_size: 1, ..limits }),
+        // The longest needs 7 blocks.
+        ("little room", &ctx, Limits { cache_bytes: 8 * block, prefill_tokens: 50, ..limits }),
+    ];
+    for (name, ctx, limits) in cases {
+        let mut engine = Engine::new(ctx, model(), limits);
+        for round in 0..2 {
+            let got = drawn(answers(&mut engine, &requests));
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                assert!(got == want, "{name}, round {round}, request {i}");
+            }
+            let stats = engine.stats();
+            assert_eq!((stats.running, stats.waiting, stats.blocks_in_use), (0, 0, 0), "{name}");
+            assert!(stats.blocks_used <= stats.blocks, "{name}: {stats:?}");
+        }
+        let stats = engine.stats();
+        assert!(stats.cached_tokens > 0, "{name}: the second round knows the beginnings of the first");
+        let made_room = stats.preemptions > 0 && stats.evicted_blocks > 0;
+        assert_eq!(made_room, name == "little room", "{name}: {stats:?}");
+    }
+}
+
+#[test]
+fn a_known_prompt_is_run_over_but_for_its_last_block() {
+    let ctx = ctx();
+    let mut engine = Engine::new(&ctx, model(), Limits::default());
+    let request = Request::new(ids(200, 1), 1);
+    let cached = |engine: &mut Engine<'_>, request: &Request| {
+        answers(engine, std::slice::from_ref(request)).remove(0).1.usage.cached
+    };
+    assert_eq!(cached(&mut engine, &request), 0);
+    assert_eq!(cached(&mut engine, &request), 192);
+    let salted = Request { salt: 1, ..request.clone() };
+    assert_eq!(cached(&mut engine, &salted), 0, "another salt");
+    let whole = Request::new(request.prompt[..192].to_vec(), 1);
+    assert_eq!(cached(&mut engine, &whole), 128, "the last token's logits are wanted");
+}
+
+#[test]
+fn an_answer_ends_for_its_own_reason() {
+    let ctx = ctx();
+    let mut engine = Engine::new(&ctx, model(), Limits::default());
+    let limit = model().config.max_position_embeddings;
+    let greedy = |prompt: Vec<u32>, max_tokens| Request {
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        ..Request::new(prompt, max_tokens)
+    };
+    let request = greedy(ids(20, 1), 6);
+    let tokens: Vec<u32> =
+        drawn(answers(&mut engine, std::slice::from_ref(&request)))[0].iter().map(|d| d.id).collect();
+    let last = *tokens.last().unwrap();
+    let first = tokens.iter().position(|&id| id == last).unwrap();
+    let stopped = Request { stop: vec![last], ..request.clone() };
+    let cases = [
+        (request, Finish::Length, 6),
+        (stopped, Finish::Stop, first),
+        (greedy(ids(20, 1), 0), Finish::Length, 0),
+        (greedy(ids(limit - 2, 2), 9), Finish::Context, 3),
+    ];
+    for (request, finish, n) in cases {
+        let (drawn, end) = answers(&mut engine, std::slice::from_ref(&request)).remove(0);
+        assert_eq!((end.finish, drawn.len(), end.usage.answer), (finish, n, n));
+        assert_eq!(end.usage.prompt, request.prompt.len());
+    }
+}
+
+#[test]
+fn what_cannot_be_answered_is_refused_at_once() {
+    let ctx = ctx();
+    let limits = Limits { cache_bytes: 2 * model().cache_block_bytes() as u64, ..Limits::default() };
+    let mut engine = Engine::new(&ctx, model(), limits);
+    let vocab = model().config.vocab_size as u32;
+    let wild = Request { sampling: Sampling { top_p: 7.0, ..Sampling::default() }, ..Request::new(vec![1], 1) };
+    let biased = Request { logit_bias: vec![(1, f32::NAN)], ..Request::new(vec![1], 1) };
+    for (request, want) in [
+        (Request::new(vec![], 1), "no tokens"),
+        (Request::new(vec![vocab], 1), "vocab_size"),
+        (Request::new(vec![1; 100], 29), "129 tokens do not fit the cache, which holds 128"),
+        (wild, "top_p"),
+        (biased, "logit_bias"),
+    ] {
+        let (sink, answer) = client();
+        engine.add(request, sink);
+        let error = answer.all().1.unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+    assert!(engine.is_idle());
+    assert_eq!(answers(&mut engine, &[Request::new(vec![1; 100], 28)])[0].0.len(), 28);
+}
+
+#[test]
+fn a_request_that_nobody_wants_is_gone_before_the_next_step() {
+    let ctx = ctx();
+    let limits = Limits { max_batch_size: 2, prefill_tokens: 50, ..Limits::default() };
+    let mut engine = Engine::new(&ctx, model(), limits);
+    let mut clients = Vec::new();
+    for (length, stream) in [(20, 1), (200, 2), (30, 3)] {
+        let (sink, answer) = client();
+        engine.add(Request::new(ids(length, stream), 100), sink);
+        clients.push(answer);
+    }
+    engine.step();
+    let Stats { running, waiting, .. } = engine.stats();
+    assert_eq!((running, waiting), (2, 1), "one answers, one is in its prompt, one waits");
+    for client in &clients {
+        client.is_closed.store(true, Ordering::Relaxed);
+    }
+    engine.step();
+    let Stats { running, waiting, blocks_in_use, cancelled, .. } = engine.stats();
+    assert_eq!((running, waiting, blocks_in_use, cancelled), (0, 0, 0, 3));
+}
+
+#[test]
+fn decoding_goes_on_beside_a_long_prompt() {
+    let ctx = ctx();
+    let mut engine = Engine::new(&ctx, model(), Limits { prefill_tokens: 16, ..Limits::default() });
+    let (sink, short) = client();
+    engine.add(Request::new(ids(5, 1), 40), sink);
+    engine.step();
+    let (sink, _long) = client();
+    engine.add(Request::new(ids(200, 2), 1), sink);
+    short.events.try_iter().for_each(drop);
+    for step in 0..10 {
+        engine.step();
+        assert!(matches!(short.events.try_iter().next(), Some(Event::Token(_))), "step {step}");
+    }
+}
+
+#[test]
+fn a_thread_answers_others_and_ends_when_it_is_told() {
+    let limits = Limits { max_batch_size: 2, max_enqueued_batches: 1, ..Limits::default() };
+    let handle = Handle::start(ctx(), Arc::new(model_again()), limits).unwrap();
+    let (sink, answer) = client();
+    handle.submit(Request::new(ids(10, 1), 5), sink).unwrap();
+    assert_eq!(answer.all().0.len(), 5);
+
+    // Long answers fill the two places, then two wait, and no more may.
+    let mut clients = Vec::new();
+    let refused = loop {
+        let (sink, answer) = client();
+        match handle.submit(Request::new(ids(10, 1), 200), sink) {
+            Ok(()) => clients.push(answer),
+            Err(refused) => break refused,
+        }
+        assert!(clients.len() < 100);
+    };
+    assert_eq!(refused, Refused::Requests { waiting: 2, limit: 2 });
+    assert!((2..=4).contains(&clients.len()), "{}", clients.len());
+    handle.drain();
+    let (sink, _answer) = client();
+    assert_eq!(handle.submit(Request::new(vec![1], 1), sink), Err(Refused::Draining));
+    assert_eq!(clients[0].all().0.len(), 200, "what was taken goes on");
+    assert_eq!(handle.health().faults, 0);
+    drop(handle);
+    let last = clients.last().unwrap().all().1;
+    assert!(matches!(last, Err(Error::Stopped) | Ok(_)), "{last:?}");
+}
+
+/// A model of its own, for those who keep one.
+fn model_again() -> Model {
+    let changes = json!({ "max_position_embeddings": 512 });
+    let config = presets::preset("tiny").unwrap().with_overrides(changes.as_object().unwrap()).unwrap();
+    Model::random(&config, 0.15, 4)
+}
