@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::event::{Event, Sink};
 use crate::limits::Limits;
 use crate::request::{Finish, Request};
+use crate::speculation::Mtp;
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +76,7 @@ pub fn complete_until(
 
 /// Room for the longest of `requests`, as many times as a batch has places.
 fn limits(model: &Model, requests: &[Request]) -> Limits {
-    let limits = Limits { prefill_tokens: usize::MAX, ..Limits::default() };
+    let limits = Limits { prefill_tokens: usize::MAX, mtp: Mtp::Off, ..Limits::default() };
     let longest = requests.iter().map(|r| r.prompt.len().saturating_add(r.max_tokens)).max().unwrap_or(0);
     let blocks = longest.min(model.config.max_position_embeddings).div_ceil(BLOCK_TOKENS) + 1;
     let cache_bytes = (blocks * limits.max_batch_size.min(requests.len()) * model.cache_block_bytes()) as u64;

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use model::{BLOCK_TOKENS, Cache, Form, Model};
-use tensor::Ctx;
+use model::{BLOCK_TOKENS, Cache, Draft, Following, Form, Model};
+use tensor::{Ctx, Tensor};
 
 use crate::draw::Drawer;
 use crate::error::Error;
@@ -12,6 +12,7 @@ use crate::event::{End, Event, Sink, Times, Usage};
 use crate::limits::Limits;
 use crate::prefix::{NodeId, Prefixes};
 use crate::request::{Finish, Request};
+use crate::speculation::{Gauge, Mtp};
 use crate::stats::Stats;
 
 /// Requests under way and those that wait.
@@ -29,6 +30,7 @@ pub struct Engine<'a> {
     /// In the order in which they were admitted.
     running: Vec<Running>,
     prefixes: Prefixes,
+    gauge: Gauge,
     stats: Stats,
 }
 
@@ -51,6 +53,18 @@ struct Running {
     pin: Option<NodeId>,
     shared: usize,
     phase: Phase,
+    /// What proposes tokens, where there is an MTP layer.
+    draft: Option<Draft>,
+    /// Tokens that were drawn since the model last ran, each with the hidden state of the token before it.
+    fresh: Vec<(u32, Vec<f32>)>,
+    /// The token that may follow the last of them.
+    proposal: Option<u32>,
+}
+
+/// What the model says after a token.
+struct Outlook {
+    logits: Vec<f32>,
+    hidden: Vec<f32>,
 }
 
 enum Phase {
@@ -58,8 +72,9 @@ enum Phase {
     New,
     /// A part of it.
     Prompt,
-    /// All of it; these are the logits of the next token.
-    Answer(Vec<f32>),
+    /// All of it. The first outlook is that of the next token; another one is that after it, if it is the one that was
+    /// proposed, whose latents are in the cache.
+    Answer(Vec<Outlook>),
     /// It has ended, in this way.
     Ended(Result<Finish, Error>),
 }
@@ -67,7 +82,9 @@ enum Phase {
 impl<'a> Engine<'a> {
     /// An engine without requests.
     pub fn new(ctx: &'a Ctx, model: &'a Model, limits: Limits) -> Self {
-        let capacity = usize::try_from(limits.cache_bytes / model.cache_block_bytes() as u64).unwrap_or(usize::MAX);
+        let of_draft = if limits.mtp == Mtp::Off { None } else { model.new_draft() };
+        let block = model.cache_block_bytes() + of_draft.map_or(0, |draft| draft.block_bytes());
+        let capacity = usize::try_from(limits.cache_bytes / block as u64).unwrap_or(usize::MAX);
         let stats = Stats { blocks: capacity, ..Stats::default() };
         Self {
             ctx,
@@ -77,6 +94,7 @@ impl<'a> Engine<'a> {
             waiting: VecDeque::new(),
             running: Vec::new(),
             prefixes: Prefixes::default(),
+            gauge: Gauge::new(limits.mtp),
             stats,
         }
     }
@@ -115,6 +133,7 @@ impl<'a> Engine<'a> {
             waiting: self.waiting.len(),
             blocks_used: used,
             blocks_in_use: used - self.prefixes.len() + self.prefixes.in_use(),
+            mtp_speedup: self.gauge.speedup(),
             ..self.stats
         }
     }
@@ -136,10 +155,15 @@ impl<'a> Engine<'a> {
         self.let_go();
         self.admit();
         self.prefill();
+        let (start, before) = (Instant::now(), self.stats.answer_tokens);
+        let answers = self.running.iter().filter(|running| matches!(running.phase, Phase::Answer(_))).count();
         self.draw();
         self.end();
+        self.propose(self.gauge.proposes(answers));
         self.decode();
         self.end();
+        let tokens = (self.stats.answer_tokens - before) as usize;
+        self.gauge.note(answers, tokens, start.elapsed().as_secs_f64());
         self.stats.steps += 1;
     }
 
@@ -171,8 +195,9 @@ impl<'a> Engine<'a> {
             }
             let mut job = self.waiting.pop_front().expect("somebody waits");
             job.begun.get_or_insert_with(Instant::now);
-            let cache = self.model.new_cache();
-            self.running.push(Running { job, cache, pin: None, shared: 0, phase: Phase::New });
+            let (cache, draft) = (self.model.new_cache(), self.new_draft());
+            let (pin, shared, phase, fresh, proposal) = (None, 0, Phase::New, Vec::new(), None);
+            self.running.push(Running { job, cache, pin, shared, phase, draft, fresh, proposal });
         }
     }
 
@@ -206,9 +231,13 @@ impl<'a> Engine<'a> {
         }
     }
 
+    fn new_draft(&self) -> Option<Draft> {
+        if self.limits.mtp == Mtp::Off { None } else { self.model.new_draft() }
+    }
+
     /// What the cache already has of a prompt. The last token is always run over: its logits are wanted.
     fn find(&mut self, i: usize) {
-        let Running { job, cache, pin, shared, phase } = &mut self.running[i];
+        let Running { job, cache, pin, shared, phase, .. } = &mut self.running[i];
         let prompt = &job.request.prompt;
         let (at, blocks) = self.prefixes.find(job.request.salt, &prompt[..prompt.len() - 1]);
         for block in &blocks {
@@ -225,20 +254,29 @@ impl<'a> Engine<'a> {
     /// The next `n` tokens of a prompt, and behind its last one what the request had said before it made room.
     fn prompt_part(&mut self, i: usize, n: usize) {
         let (ctx, model) = (self.ctx, self.model);
-        let Running { job, cache, phase, .. } = &mut self.running[i];
+        let Running { job, cache, phase, draft, .. } = &mut self.running[i];
         let (prompt, done) = (&job.request.prompt, cache.len());
         let mut run = || {
-            let stream = model.extend(ctx, &prompt[done..done + n], cache, Form::Direct)?;
-            Ok::<_, Error>(match () {
-                () if cache.len() < prompt.len() => None,
-                () if job.answer.is_empty() => Some(model.next_logits(ctx, &stream)),
+            let part = &prompt[done..done + n];
+            let stream = match draft {
+                Some(draft) => model.extend_with_draft(ctx, part, cache, Form::Direct, draft)?,
+                None => model.extend(ctx, part, cache, Form::Direct)?,
+            };
+            if cache.len() < prompt.len() {
+                return Ok(None);
+            }
+            let stream = if job.answer.is_empty() {
+                stream
+            } else {
                 // Tokens of an answer are run over as they were, so that they have the same bits.
-                () => Some(model.decode(ctx, &[&job.answer], &mut [cache])?),
-            })
+                let (streams, _) = model.decode_streams(ctx, &[&job.answer], &mut [cache])?;
+                last_row(ctx, &streams)
+            };
+            Ok::<_, Error>(Some(outlooks(ctx, model, &stream).remove(0)))
         };
         match run() {
             Ok(None) => {}
-            Ok(Some(logits)) => *phase = Phase::Answer(logits.data().to_vec()),
+            Ok(Some(outlook)) => *phase = Phase::Answer(vec![outlook]),
             Err(error) => {
                 *phase = Phase::Ended(Err(error));
                 return;
@@ -264,49 +302,93 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Draws the next token of each answer.
+    /// Draws the next token of each answer, and the one after it where that was proposed.
     fn draw(&mut self) {
-        for running in &mut self.running {
-            let Running { job, phase, cache, .. } = running;
-            let Phase::Answer(logits) = phase else { continue };
-            if job.answer.len() >= job.request.max_tokens {
-                *phase = Phase::Ended(Ok(Finish::Length));
-                continue;
-            }
-            match job.drawer.draw(self.ctx, &job.request, logits) {
-                Err(error) => *phase = Phase::Ended(Err(error)),
-                Ok(None) => *phase = Phase::Ended(Ok(Finish::Stop)),
-                Ok(Some(drawn)) => {
-                    job.answer.push(drawn.id);
-                    job.usage.answer += 1;
-                    self.stats.answer_tokens += 1;
-                    job.first_token.get_or_insert_with(Instant::now);
-                    job.sink.send(Event::Token(drawn));
-                    if job.answer.len() >= job.request.max_tokens {
-                        *phase = Phase::Ended(Ok(Finish::Length));
-                    } else if cache.len() >= self.model.config.max_position_embeddings {
-                        *phase = Phase::Ended(Ok(Finish::Context));
+        let limit = self.model.config.max_position_embeddings;
+        for Running { job, cache, phase, fresh, proposal, .. } in &mut self.running {
+            let Phase::Answer(outlooks) = phase else { continue };
+            let mut proposal = proposal.take();
+            for Outlook { logits, hidden } in std::mem::take(outlooks) {
+                let (id, finish) = match job.draw(self.ctx, &logits, limit) {
+                    Ok(drawn) => drawn,
+                    Err(error) => {
+                        *phase = Phase::Ended(Err(error));
+                        break;
                     }
+                };
+                self.stats.answer_tokens += u64::from(id.is_some());
+                if let Some(finish) = finish {
+                    *phase = Phase::Ended(Ok(finish));
+                    break;
+                }
+                let Some(id) = id else { unreachable!("an answer goes on with a token") };
+                fresh.push((id, hidden));
+                if let Some(proposal) = proposal.take() {
+                    self.stats.proposed += 1;
+                    if proposal != id {
+                        // It is in the cache, where the token that was drawn belongs.
+                        cache.truncate(cache.len() - 1);
+                        break;
+                    }
+                    self.stats.accepted += 1;
                 }
             }
         }
     }
 
-    /// Runs over the token that each answer has just got, all together.
+    /// Lets the first MTP layer propose the token after the next, if `wanted`.
+    fn propose(&mut self, wanted: bool) {
+        let limit = self.model.config.max_position_embeddings;
+        let (mut hidden, mut ids, mut following) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut drafts, mut proposals) = (Vec::new(), Vec::new());
+        for Running { job, phase, draft, fresh, proposal, .. } in &mut self.running {
+            let fresh = std::mem::take(fresh);
+            let (Phase::Answer(_), Some(draft)) = (&*phase, draft) else { continue };
+            let len = job.request.prompt.len() + job.answer.len();
+            // A proposal is worth its latents only if another token is wanted behind it.
+            if !wanted || fresh.is_empty() || len >= limit || job.answer.len() + 1 >= job.request.max_tokens {
+                continue;
+            }
+            let first = ids.len();
+            for (id, row) in &fresh {
+                ids.push(*id);
+                hidden.extend_from_slice(row);
+            }
+            following.push(Following { rows: first..ids.len(), position: len - fresh.len() });
+            drafts.push(draft);
+            proposals.push(proposal);
+        }
+        if ids.is_empty() {
+            return;
+        }
+        let d = hidden.len() / ids.len();
+        let hidden = Tensor::from_vec(hidden, [ids.len(), d]);
+        // Without proposals everything goes on; if a file cannot be read, the step after this one says so.
+        if let Ok(found) = self.model.propose(self.ctx, &hidden, &ids, &following, &mut drafts) {
+            for (proposal, id) in proposals.into_iter().zip(found) {
+                *proposal = Some(id);
+            }
+        }
+    }
+
+    /// Runs over the token that each answer has just got, and over the one that may follow it, all together.
     fn decode(&mut self) {
         let mut i = 0;
         while i < self.running.len() {
-            if !matches!(self.running[i].phase, Phase::Answer(_)) || self.make_room(i, 1) {
+            let Running { phase, proposal, .. } = &self.running[i];
+            let tokens = 1 + usize::from(proposal.is_some());
+            if !matches!(phase, Phase::Answer(_)) || self.make_room(i, tokens) {
                 i += 1;
             }
             // Otherwise the last ones had to go, and if this is one of them, the next in its place is looked at.
         }
-        let mut tokens: Vec<[u32; 1]> = Vec::with_capacity(self.running.len());
+        let mut tokens: Vec<Vec<u32>> = Vec::with_capacity(self.running.len());
         let mut caches: Vec<&mut Cache> = Vec::with_capacity(self.running.len());
         let mut phases: Vec<&mut Phase> = Vec::with_capacity(self.running.len());
-        for Running { job, cache, phase, .. } in &mut self.running {
+        for Running { job, cache, phase, proposal, .. } in &mut self.running {
             if matches!(phase, Phase::Answer(_)) {
-                tokens.push([*job.answer.last().expect("a token was drawn")]);
+                let last = *job.answer.last().expect("a token was drawn");
+                tokens.push(std::iter::once(last).chain(*proposal).collect());
                 caches.push(cache);
                 phases.push(phase);
             }
@@ -314,11 +396,12 @@ impl<'a> Engine<'a> {
         if tokens.is_empty() {
             return;
         }
-        let news: Vec<&[u32]> = tokens.iter().map(|token| &token[..]).collect();
-        match self.model.decode(self.ctx, &news, &mut caches) {
-            Ok(logits) => {
-                for (row, phase) in phases.into_iter().enumerate() {
-                    *phase = Phase::Answer(logits.row(row).to_vec());
+        let news: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+        match self.model.decode_streams(self.ctx, &news, &mut caches) {
+            Ok((streams, rows)) => {
+                let mut all = outlooks(self.ctx, self.model, &streams).into_iter();
+                for (rows, phase) in rows.into_iter().zip(phases) {
+                    *phase = Phase::Answer(all.by_ref().take(rows.len()).collect());
                 }
             }
             // The same file is read for all of them.
@@ -398,7 +481,46 @@ impl<'a> Engine<'a> {
     }
 }
 
+/// What follows each row of a stream `[R, D]`.
+fn outlooks(ctx: &Ctx, model: &Model, stream: &Tensor) -> Vec<Outlook> {
+    let (logits, hidden) = (model.next_logits(ctx, stream), model.hidden(ctx, stream));
+    let [rows, _] = stream.dims();
+    let outlook = |row| Outlook { logits: logits.row(row).to_vec(), hidden: hidden.row(row).to_vec() };
+    (0..rows).map(outlook).collect()
+}
+
+fn last_row(ctx: &Ctx, x: &Tensor) -> Tensor {
+    let [rows, d] = x.dims();
+    let mut last = ctx.empty([1, d]);
+    last.data_mut().copy_from_slice(x.row(rows - 1));
+    last
+}
+
 impl Job {
+    /// The next token, if there is one, and why the answer ends with it or without it.
+    fn draw(&mut self, ctx: &Ctx, logits: &[f32], limit: usize) -> Result<(Option<u32>, Option<Finish>), Error> {
+        if self.answer.len() >= self.request.max_tokens {
+            return Ok((None, Some(Finish::Length)));
+        }
+        let Some(drawn) = self.drawer.draw(ctx, &self.request, logits)? else {
+            return Ok((None, Some(Finish::Stop)));
+        };
+        let id = drawn.id;
+        self.answer.push(id);
+        self.usage.answer += 1;
+        self.first_token.get_or_insert_with(Instant::now);
+        self.sink.send(Event::Token(drawn));
+        let finish = if self.answer.len() >= self.request.max_tokens {
+            Some(Finish::Length)
+        } else if self.request.prompt.len() + self.answer.len() > limit {
+            // There is no place for this token, and so none for a next one.
+            Some(Finish::Context)
+        } else {
+            None
+        };
+        Ok((Some(id), finish))
+    }
+
     fn times(&self) -> Times {
         let now = Instant::now();
         let begun = self.begun.unwrap_or(now);

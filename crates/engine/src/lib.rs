@@ -15,6 +15,7 @@ mod limits;
 mod prefix;
 mod request;
 mod sequence;
+mod speculation;
 mod stats;
 
 pub use complete::{Completion, complete, complete_until};
@@ -27,4 +28,5 @@ pub use limits::Limits;
 pub use ops::sampling::Params as Sampling;
 pub use request::{Finish, Request};
 pub use sequence::{Sequence, advance};
+pub use speculation::Mtp;
 pub use stats::Stats;

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use crate::error::Refused;
+use crate::speculation::Mtp;
 
 /// What an engine takes on at once. `max_batch_size`, `batch_timeout_micros` and `max_enqueued_batches` are names of
 /// TensorFlow Serving.
@@ -19,6 +20,8 @@ pub struct Limits {
     pub prefill_tokens: usize,
     /// Memory for latents, those that are kept for later prompts included.
     pub cache_bytes: u64,
+    /// Whether the MTP layer proposes tokens.
+    pub mtp: Mtp,
 }
 
 impl Default for Limits {
@@ -30,6 +33,7 @@ impl Default for Limits {
             max_enqueued_tokens: 1 << 20,
             prefill_tokens: 512,
             cache_bytes: 4 << 30,
+            mtp: Mtp::Auto,
         }
     }
 }

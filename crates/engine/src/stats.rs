@@ -1,5 +1,5 @@
 /// What an engine is doing, and what it has done since it began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stats {
     /// Requests that are answered now.
     pub running: usize,
@@ -25,6 +25,12 @@ pub struct Stats {
     pub cached_tokens: u64,
     /// Tokens of answers.
     pub answer_tokens: u64,
+    /// Tokens that the MTP layer proposed and the model was run over.
+    pub proposed: u64,
+    /// Those of them that were the ones to be drawn.
+    pub accepted: u64,
+    /// How many times as fast an answer alone is with proposals, if that was measured.
+    pub mtp_speedup: Option<f64>,
     /// Requests that ended.
     pub ended: u64,
     /// Requests that nobody wanted any more.

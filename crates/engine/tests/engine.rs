@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use config::presets;
-use engine::{Drawn, End, Engine, Error, Event, Finish, Handle, Limits, Refused, Request, Sampling, Sink, Stats};
+use engine::{Drawn, End, Engine, Error, Event, Finish, Handle, Limits, Mtp, Refused, Request, Sampling, Sink, Stats};
 use model::{BLOCK_TOKENS, CacheKind, Model, Precision};
 use serde_json::json;
 use tensor::{Ctx, Rng};
@@ -123,13 +123,15 @@ fn an_answer_depends_on_its_request_alone() {
     assert!(want.iter().flatten().all(|drawn| drawn.logprobs.as_ref().is_some_and(|l| l.top.len() == 2)));
 
     let one = Ctx::new(1).unwrap();
-    let block = model().cache_block_bytes() as u64;
+    let block = (model().cache_block_bytes() + model().new_draft().unwrap().block_bytes()) as u64;
     let limits = Limits::default();
     let cases = [
         ("all at once", &ctx, limits),
         ("one thread", &one, limits),
         ("small parts", &ctx, Limits { prefill_tokens: 7, max_batch_size: 5, ..limits }),
         ("one at a time", &ctx, Limits { max_batch_size: 1, ..limits }),
+        ("proposals", &ctx, Limits { mtp: Mtp::On, ..limits }),
+        ("no proposals", &ctx, Limits { mtp: Mtp::Off, ..limits }),
         // The longest needs 7 blocks.
         ("little room", &ctx, Limits { cache_bytes: 8 * block, prefill_tokens: 50, ..limits }),
     ];
@@ -148,6 +150,13 @@ fn an_answer_depends_on_its_request_alone() {
         assert!(stats.cached_tokens > 0, "{name}: the second round knows the beginnings of the first");
         let made_room = stats.preemptions > 0 && stats.evicted_blocks > 0;
         assert_eq!(made_room, name == "little room", "{name}: {stats:?}");
+        let (wrong, right) = (stats.proposed - stats.accepted, stats.accepted);
+        match limits.mtp {
+            Mtp::On => assert!(wrong > 50 && right > 50, "{name}: {stats:?}"),
+            Mtp::Off => assert_eq!((wrong, right), (0, 0), "{name}"),
+            // How often depends on the time that steps take.
+            Mtp::Auto => assert!(wrong > 0 && right > 0, "{name}: {stats:?}"),
+        }
     }
 }
 
@@ -198,7 +207,8 @@ fn an_answer_ends_for_its_own_reason() {
 #[test]
 fn what_cannot_be_answered_is_refused_at_once() {
     let ctx = ctx();
-    let limits = Limits { cache_bytes: 2 * model().cache_block_bytes() as u64, ..Limits::default() };
+    let cache_bytes = 2 * model().cache_block_bytes() as u64;
+    let limits = Limits { cache_bytes, mtp: Mtp::Off, ..Limits::default() };
     let mut engine = Engine::new(&ctx, model(), limits);
     let vocab = model().config.vocab_size as u32;
     let wild = Request { sampling: Sampling { top_p: 7.0, ..Sampling::default() }, ..Request::new(vec![1], 1) };
@@ -289,7 +299,8 @@ fn a_thread_answers_others_and_ends_when_it_is_told() {
 
 /// A model of its own, for those who keep one.
 fn model_again() -> Model {
-    let changes = json!({ "max_position_embeddings": 512 });
+    // With so few tokens, proposals of untrained weights are right often enough.
+    let changes = json!({ "max_position_embeddings": 512, "vocab_size": 8 });
     let config = presets::preset("tiny").unwrap().with_overrides(changes.as_object().unwrap()).unwrap();
     Model::random(&config, 0.15, 4)
 }

@@ -1,6 +1,7 @@
 //! Running a model without gradients: a trace of everything for parity checks, prefill, decode.
 
 use std::ops::Range;
+use std::slice;
 
 use ops::embedding;
 use ops::mla_decode::{BLOCK_TOKENS, Latents, SharedBlock};
@@ -117,13 +118,34 @@ impl Model {
     /// # Panics
     /// When there are no tokens.
     pub fn extend(&self, ctx: &Ctx, ids: &[u32], cache: &mut Cache, form: Form) -> Result<Tensor, ReadError> {
+        let mut last = None;
+        self.extend_each(ctx, ids, cache, form, |x| {
+            let [t, d] = x.dims();
+            last = Some(rows_of(ctx, &x, slice::from_ref(&(t - 1..t)), d));
+            Ok(())
+        })?;
+        Ok(last.expect("there is a token"))
+    }
+
+    /// The same, where `each` gets the stream of all tokens, `[T, D]`, chunk by chunk.
+    ///
+    /// # Errors
+    /// Also those of `each`.
+    pub(crate) fn extend_each(
+        &self,
+        ctx: &Ctx,
+        ids: &[u32],
+        cache: &mut Cache,
+        form: Form,
+        mut each: impl FnMut(Tensor) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
         assert!(!ids.is_empty(), "prefill needs at least one token");
         let before = cache.len;
-        let mut last = None;
         for ids in ids.chunks(CHUNK) {
-            last = Some(self.prefill_chunk(ctx, ids, cache, form).inspect_err(|_| cache.truncate(before))?);
+            let done = self.prefill_chunk(ctx, ids, cache, form).and_then(&mut each);
+            done.inspect_err(|_| cache.truncate(before))?;
         }
-        Ok(last.expect("there is a token"))
+        Ok(())
     }
 
     /// Logits `[S, V]` of the stream `[S, D]`.
@@ -132,7 +154,7 @@ impl Model {
         head::last_logits(ctx, &self.params, self.head, &h)
     }
 
-    /// The stream after the last token of `ids`, `[1, D]`.
+    /// The stream after all tokens of `ids`, `[T, D]`.
     fn prefill_chunk(&self, ctx: &Ctx, ids: &[u32], cache: &mut Cache, form: Form) -> Result<Tensor, ReadError> {
         let p = &self.params;
         let positions: Vec<u32> = (cache.len..cache.len + ids.len()).map(|i| i as u32).collect();
@@ -142,10 +164,7 @@ impl Model {
             x = block.prefill(ctx, p, &x, &angles, cache, form)?;
         }
         cache.len += ids.len();
-        let [_, d] = x.dims();
-        let mut last = ctx.empty([1, d]);
-        last.data_mut().copy_from_slice(x.row(ids.len() - 1));
-        Ok(last)
+        Ok(x)
     }
 
     /// Appends new tokens to several sequences, in absorbed form. The result is the logits after each one's last new
@@ -158,6 +177,25 @@ impl Model {
     /// # Panics
     /// When a sequence has no new token.
     pub fn decode(&self, ctx: &Ctx, tokens: &[&[u32]], caches: &mut [&mut Cache]) -> Result<Tensor, ReadError> {
+        let (x, rows) = self.decode_streams(ctx, tokens, caches)?;
+        let [_, d] = x.dims();
+        let last: Vec<Range<usize>> = rows.iter().map(|rows| rows.end - 1..rows.end).collect();
+        Ok(self.next_logits(ctx, &rows_of(ctx, &x, &last, d)))
+    }
+
+    /// The same, up to the streams after all new tokens, `[T, D]`, and which rows of them are of each sequence.
+    ///
+    /// # Errors
+    /// As [`Model::decode`].
+    ///
+    /// # Panics
+    /// As [`Model::decode`].
+    pub fn decode_streams(
+        &self,
+        ctx: &Ctx,
+        tokens: &[&[u32]],
+        caches: &mut [&mut Cache],
+    ) -> Result<(Tensor, Vec<Range<usize>>), ReadError> {
         assert!(
             tokens.len() == caches.len() && tokens.iter().all(|t| !t.is_empty()),
             "decode needs a token a sequence"
@@ -179,13 +217,20 @@ impl Model {
         for (tokens, cache) in tokens.iter().zip(caches.iter_mut()) {
             cache.len += tokens.len();
         }
-        let [_, d] = x.dims();
-        let mut last = ctx.empty([rows.len(), d]);
-        for (to, rows) in last.data_mut().chunks_exact_mut(d).zip(&rows) {
-            to.copy_from_slice(x.row(rows.end - 1));
-        }
-        Ok(self.next_logits(ctx, &last))
+        Ok((x, rows))
     }
+}
+
+/// Some rows of `x [T, D]`, one below the other.
+pub(crate) fn rows_of(ctx: &Ctx, x: &Tensor, ranges: &[Range<usize>], d: usize) -> Tensor {
+    let mut rows = ctx.empty([ranges.iter().map(ExactSizeIterator::len).sum(), d]);
+    let mut rest = rows.data_mut();
+    for range in ranges {
+        let (to, after) = rest.split_at_mut(range.len() * d);
+        to.copy_from_slice(&x.data()[range.start * d..range.end * d]);
+        rest = after;
+    }
+    rows
 }
 
 impl Cache {

@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod block;
 mod build;
+mod draft;
 pub mod ffn;
 mod grads;
 mod head;
@@ -20,6 +21,7 @@ mod recompute;
 pub use ops::Precision;
 pub use ops::mla_decode::{BLOCK_TOKENS, CacheKind};
 
+pub use draft::{Draft, Following};
 pub use grads::{Deferred, Gradients, Sink, WeightGrad};
 pub use infer::{Cache, CacheBlock, Form, Trace};
 pub use model::{Batch, IGNORE, Model, Outcome, Scales};

@@ -6,16 +6,20 @@
 //! h' = RMSNorm(layer(x))                                    the next module's h
 //! ```
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use config::ModelConfig;
+use ops::mla_decode::Latents;
+use ops::rope::CosSin;
 use ops::{columns, embedding, rms_norm};
-use tensor::{Ctx, Tensor};
+use tensor::{Ctx, ReadError, Tensor};
 
 use crate::attention::mla::Sequences;
 use crate::block::{self, Block};
 use crate::ffn::moe::Balance;
 use crate::grads::{Sink, WeightGrad};
+use crate::infer::Form;
 use crate::linear::{Linear, Norm};
 use crate::names;
 use crate::params::{Builder, ParamId, Params};
@@ -80,6 +84,52 @@ impl Mtp {
         let (x, block) = self.block.forward(ctx, p, x, seqs, again);
         let (y, norm_x) = self.shared_head_norm.forward(ctx, p, &x);
         (y, Saved { ids: Arc::new(ids), e, norm_e, h, norm_h, z, block, x, norm_x })
+    }
+
+    /// What the layer makes of `h` and `ids`, which are as in [`Mtp::forward`] and come after those of one cache. The result
+    /// is `[T, D]`, before `shared_head.norm`.
+    ///
+    /// # Errors
+    /// When an expert cannot be read.
+    pub(crate) fn prefill(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        h: &Tensor,
+        ids: &[u32],
+        angles: &CosSin,
+        cache: &mut Latents,
+        form: Form,
+    ) -> Result<Tensor, ReadError> {
+        let z = self.joined(ctx, p, h, ids);
+        self.block.prefill(ctx, p, &self.eh_proj.forward(ctx, p, &z), angles, cache, form)
+    }
+
+    /// The same for a step of decoding several sequences, rows `rows[i]` being those of sequence `i`; the result is after
+    /// `shared_head.norm`.
+    ///
+    /// # Errors
+    /// When an expert cannot be read.
+    pub(crate) fn decode(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        h: &Tensor,
+        ids: &[u32],
+        angles: &CosSin,
+        rows: &[Range<usize>],
+        caches: &mut [&mut Latents],
+    ) -> Result<Tensor, ReadError> {
+        let z = self.joined(ctx, p, h, ids);
+        let x = self.block.decode(ctx, p, &self.eh_proj.decode(ctx, p, &z), angles, rows, caches)?;
+        Ok(self.shared_head_norm.forward(ctx, p, &x).0)
+    }
+
+    /// `[RMSNorm(embed ids) ; RMSNorm(h)]`, `[T, 2 D]`.
+    fn joined(&self, ctx: &Ctx, p: &Params, h: &Tensor, ids: &[u32]) -> Tensor {
+        let e = embedding::forward(ctx, ids, &p[self.embed]);
+        let ((e, _), (h, _)) = (self.enorm.forward(ctx, p, &e), self.hnorm.forward(ctx, p, h));
+        columns::concat(ctx, &e, &h)
     }
 
     /// `dy` is `[T, D]`; the result is `dh [T, D]` and the balance loss, times its factor.

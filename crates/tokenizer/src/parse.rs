@@ -2,7 +2,7 @@
 //!
 //! All of it works on ids: text that merely looks like `</think>` or like a tool call is text.
 
-use crate::{ChatFormat, Role, Tokenizer, TokenizerError};
+use crate::{ChatFormat, DecodeStream, Role, Tokenizer, TokenizerError};
 
 /// What the generation prompt left open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,139 @@ pub enum ParseError {
     },
 }
 
+/// Takes an output apart while it is written.
+///
+/// Text comes as soon as it is certain, a tool call when it is closed. All pieces together are what [`parse_output`] gives.
+#[derive(Debug)]
+pub struct OutputStream<'t> {
+    tokenizer: &'t Tokenizer,
+    format: ChatFormat,
+    state: State,
+    text: DecodeStream<'t>,
+    /// Calls that are closed.
+    calls: usize,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing is written yet.
+    Start(Start),
+    Reasoning,
+    Answer,
+    /// Between tool calls; what stands there should be white space.
+    BetweenCalls(Vec<u32>),
+    Call(Vec<u32>),
+    /// Behind the last call.
+    Rest,
+    /// Behind EOS.
+    End,
+}
+
+impl<'t> OutputStream<'t> {
+    /// An output that nothing is written of yet.
+    pub fn new(tokenizer: &'t Tokenizer, format: ChatFormat, start: Start) -> Self {
+        let text = DecodeStream::new(tokenizer, true);
+        Self { tokenizer, format, state: State::Start(start), text, calls: 0 }
+    }
+
+    /// What `id` adds.
+    ///
+    /// # Errors
+    /// As [`parse_output`]. The stream is then of no more use.
+    pub fn push(&mut self, id: u32) -> Result<ParsedOutput, ParseError> {
+        let special = self.tokenizer.special_tokens();
+        let is = |role: Option<u32>| Some(id) == role;
+        let mut piece = ParsedOutput::default();
+        if is(special.eos) {
+            piece = self.close()?;
+            self.state = State::End;
+            return Ok(piece);
+        }
+        match &mut self.state {
+            State::Start(start) => {
+                let is_opened = is(special.think_begin);
+                let reasons = is_opened || *start == Start::Reasoning;
+                self.state = if reasons { State::Reasoning } else { State::Answer };
+                if !is_opened {
+                    piece = self.push(id)?;
+                }
+                if reasons {
+                    piece.reasoning.get_or_insert_default();
+                }
+            }
+            State::Reasoning if is(special.think_end) => {
+                piece.reasoning = self.end_of_text();
+                self.state = State::Answer;
+            }
+            State::Reasoning => piece.reasoning = self.text.push(id),
+            State::Answer if is(special.tool_calls_begin) => {
+                piece.content = self.end_of_text().unwrap_or_default();
+                self.tokenizer.require(Role::ToolCallBegin)?;
+                self.tokenizer.require(Role::ToolCallEnd)?;
+                self.state = State::BetweenCalls(Vec::new());
+            }
+            State::Answer | State::Rest => piece.content = self.text.push(id).unwrap_or_default(),
+            State::BetweenCalls(between) if is(special.tool_call_begin) || is(special.tool_calls_end) => {
+                blank(self.tokenizer, between, self.calls)?;
+                self.state = if is(special.tool_calls_end) { State::Rest } else { State::Call(Vec::new()) };
+            }
+            State::BetweenCalls(between) => between.push(id),
+            State::Call(_) if is(special.tool_calls_end) => return Err(ParseError::Unfinished { index: self.calls }),
+            State::Call(call) if is(special.tool_call_end) => {
+                piece.tool_calls.push(read_call(self.tokenizer, call, self.format, self.calls)?);
+                self.calls += 1;
+                self.state = State::BetweenCalls(Vec::new());
+            }
+            State::Call(call) => call.push(id),
+            State::End => {}
+        }
+        Ok(piece)
+    }
+
+    /// What the end of the output adds: characters that were held back.
+    ///
+    /// # Errors
+    /// As [`OutputStream::push`].
+    pub fn finish(mut self) -> Result<ParsedOutput, ParseError> {
+        self.close()
+    }
+
+    fn close(&mut self) -> Result<ParsedOutput, ParseError> {
+        let mut piece = ParsedOutput::default();
+        match &self.state {
+            State::Start(Start::Reasoning) => piece.reasoning = Some(String::new()),
+            State::Reasoning => piece.reasoning = self.end_of_text(),
+            State::Answer | State::Rest => piece.content = self.end_of_text().unwrap_or_default(),
+            State::BetweenCalls(between) => blank(self.tokenizer, between, self.calls)?,
+            State::Call(_) => return Err(ParseError::Unfinished { index: self.calls }),
+            State::Start(Start::Answer) | State::End => {}
+        }
+        Ok(piece)
+    }
+
+    /// Ends a part: a character that is cut off there stays so.
+    fn end_of_text(&mut self) -> Option<String> {
+        std::mem::replace(&mut self.text, DecodeStream::new(self.tokenizer, true)).finish()
+    }
+}
+
+impl ParsedOutput {
+    /// Adds what comes after it.
+    pub fn append(&mut self, piece: Self) {
+        let Self { reasoning, content, tool_calls } = piece;
+        if let Some(reasoning) = reasoning {
+            self.reasoning.get_or_insert_default().push_str(&reasoning);
+        }
+        self.content.push_str(&content);
+        self.tool_calls.extend(tool_calls);
+    }
+
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.reasoning.is_none() && self.content.is_empty() && self.tool_calls.is_empty()
+    }
+}
+
 /// Reads `ids`, which a model wrote after a generation prompt of `format`, up to the first EOS.
 ///
 /// Reasoning that is never closed is all there is. The end of the output may stand in place of
@@ -82,46 +215,19 @@ pub fn parse_output(
     format: ChatFormat,
     start: Start,
 ) -> Result<ParsedOutput, ParseError> {
-    let special = tokenizer.special_tokens();
-    let is = |id: u32, role: Option<u32>| Some(id) == role;
-    let text = |ids: &[u32]| tokenizer.decode(ids, true);
-
-    let end = ids.iter().position(|&id| is(id, special.eos)).unwrap_or(ids.len());
-    let mut rest = &ids[..end];
+    let mut stream = OutputStream::new(tokenizer, format, start);
     let mut output = ParsedOutput::default();
-
-    let opened = rest.first().is_some_and(|&id| is(id, special.think_begin));
-    if opened {
-        rest = &rest[1..];
+    for &id in ids {
+        output.append(stream.push(id)?);
     }
-    if opened || start == Start::Reasoning {
-        let (reasoning, answer) = cut(rest, special.think_end).unwrap_or((rest, &[]));
-        output.reasoning = Some(text(reasoning));
-        rest = answer;
-    }
+    output.append(stream.finish()?);
+    Ok(output)
+}
 
-    let Some((content, calls)) = cut(rest, special.tool_calls_begin) else {
-        output.content = text(rest);
-        return Ok(output);
-    };
-    output.content = text(content);
-    let (mut calls, after) = cut(calls, special.tool_calls_end).unwrap_or((calls, &[]));
-    output.content += &text(after);
-
-    let call_begin = tokenizer.require(Role::ToolCallBegin)?;
-    let call_end = tokenizer.require(Role::ToolCallEnd)?;
-    loop {
-        let index = output.tool_calls.len();
-        let begin = calls.iter().position(|&id| id == call_begin).unwrap_or(calls.len());
-        let between = text(&calls[..begin]);
-        if !between.trim().is_empty() {
-            return Err(ParseError::BetweenCalls { index, text: between });
-        }
-        let Some((_, call)) = cut(calls, Some(call_begin)) else { return Ok(output) };
-        let (call, next) = cut(call, Some(call_end)).ok_or(ParseError::Unfinished { index })?;
-        output.tool_calls.push(read_call(tokenizer, call, format, index)?);
-        calls = next;
-    }
+/// Refuses text between calls.
+fn blank(tokenizer: &Tokenizer, ids: &[u32], index: usize) -> Result<(), ParseError> {
+    let text = tokenizer.decode(ids, true);
+    if text.trim().is_empty() { Ok(()) } else { Err(ParseError::BetweenCalls { index, text }) }
 }
 
 /// V3 and R1: type, separator, name, and the arguments in a fence. V3.1: name, separator, arguments.

@@ -1,0 +1,73 @@
+/// Text up to a stop string, with the characters held back that may turn out to begin one.
+#[derive(Clone, Debug)]
+pub struct StopText {
+    stops: Vec<String>,
+    /// What is not certain yet.
+    held: String,
+    stopped: bool,
+}
+
+impl StopText {
+    /// A text that ends before the first of `stops`; empty ones are none.
+    pub fn new(stops: &[String]) -> Self {
+        let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
+        Self { stops, held: String::new(), stopped: false }
+    }
+
+    /// Adds `piece`; gives the text that is now certain.
+    pub fn push(&mut self, piece: &str) -> String {
+        if self.stopped {
+            return String::new();
+        }
+        self.held.push_str(piece);
+        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+            self.held.truncate(at);
+            self.stopped = true;
+            return self.rest();
+        }
+        let rest = self.held.split_off(self.held.len() - self.beginning());
+        std::mem::replace(&mut self.held, rest)
+    }
+
+    /// What was held back.
+    pub fn rest(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+
+    /// Whether a stop string has come.
+    pub fn has_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// The bytes at the end of the text that begin a stop string.
+    fn beginning(&self) -> usize {
+        let begins = |stop: &String| {
+            (1..stop.len()).rev().filter(|&n| stop.is_char_boundary(n)).find(|&n| self.held.ends_with(&stop[..n]))
+        };
+        self.stops.iter().filter_map(begins).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_string_is_never_shown_however_it_is_cut() {
+        let stops = ["END".to_owned(), "\n\n".to_owned(), String::new()];
+        for (text, want) in
+            [("one two ENDthree", "one two "), ("a\n\nb", "a"), ("ENERGY", "ENERGY"), ("x EN", "x EN"), ("EENDD", "E")]
+        {
+            for cut in 1..=text.len() {
+                let mut stream = StopText::new(&stops);
+                let mut shown = String::new();
+                for piece in text.as_bytes().chunks(cut) {
+                    shown += &stream.push(std::str::from_utf8(piece).unwrap());
+                }
+                assert_eq!(stream.has_stopped(), shown.len() < text.len() && text != "x EN", "{text:?}");
+                shown += &stream.rest();
+                assert_eq!(shown, want, "{text:?} in pieces of {cut}");
+            }
+        }
+    }
+}
