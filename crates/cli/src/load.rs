@@ -79,7 +79,9 @@ fn stream_experts(model: Model, gib: f64) -> Result<Model> {
     let least = 2 * model.expert_bytes();
     if !bytes.is_finite() || bytes < least as f64 {
         let least = least as f64 / f64::from(1 << 30);
-        return Err(Usage(format!("--expert-memory {gib}: two experts of this model take {least:.3} GiB")).into());
+        return Err(Usage(format!(
+            "--expert-memory {gib}: two experts of this model take {least:.2e} GiB; give it that at least, better much more"
+        )).into());
     }
     let memory = ExpertMemory::new(bytes as u64).context("starting the threads that read experts")?;
     Ok(model.with_streamed_experts(&memory))

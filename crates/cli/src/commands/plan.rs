@@ -29,6 +29,12 @@ pub(crate) fn run(args: &args::Plan, threads: Threads) -> Result<ExitCode> {
 }
 
 fn training(args: &args::Plan, recipe: &Path, threads: Threads) -> Result<ExitCode> {
+    if recipe.is_dir() {
+        let path = recipe.display();
+        return Err(
+            Usage(format!("{path} is a directory, not a recipe; a model is planned with --model {path}")).into()
+        );
+    }
     let mut recipe = Recipe::load(recipe, &args.sets)?;
     recipe.threads = threads.with(recipe.threads);
     let threads = or_all_cores(recipe.threads);
