@@ -2,7 +2,8 @@
 //!
 //! Everything here is measured, in the process that wants to know, on the threads of its context. A rate that the
 //! processor has no instruction for is absent. A limit is a maximum: shares are taken of the best round, and the spread
-//! over rounds says how quiet the machine was.
+//! over rounds says how quiet the machine was. Only [`Reading`], whose rounds stand between what is held against it, is taken
+//! as a median, as that is.
 //!
 //! Nothing of this may be called within a task of the same context.
 
