@@ -218,7 +218,8 @@ impl<'a> Engine<'a> {
             let (total, done) = (running.job.request.prompt.len(), running.cache.len());
             let n = budget.min(total.saturating_sub(done));
             let again = if done + n == total { running.job.answer.len() } else { 0 };
-            if !self.make_room(i, n + again) {
+            self.make_room(|running| running.get(i).map_or(0, |running| running.more_blocks(n + again)));
+            if i >= self.running.len() {
                 // The last ones had to go, this one among them.
                 break;
             }
@@ -373,15 +374,11 @@ impl<'a> Engine<'a> {
 
     /// Runs over the token that each answer has just got, and over the one that may follow it, all together.
     fn decode(&mut self) {
-        let mut i = 0;
-        while i < self.running.len() {
-            let Running { phase, proposal, .. } = &self.running[i];
-            let tokens = 1 + usize::from(proposal.is_some());
-            if !matches!(phase, Phase::Answer(_)) || self.make_room(i, tokens) {
-                i += 1;
-            }
-            // Otherwise the last ones had to go, and if this is one of them, the next in its place is looked at.
-        }
+        let of = |running: &Running| match running.phase {
+            Phase::Answer(_) => running.more_blocks(1 + usize::from(running.proposal.is_some())),
+            _ => 0,
+        };
+        self.make_room(|running| running.iter().map(of).sum());
         let mut tokens: Vec<Vec<u32>> = Vec::with_capacity(self.running.len());
         let mut caches: Vec<&mut Cache> = Vec::with_capacity(self.running.len());
         let mut phases: Vec<&mut Phase> = Vec::with_capacity(self.running.len());
@@ -415,26 +412,20 @@ impl<'a> Engine<'a> {
         self.stats.decoded += tokens.len() as u64;
     }
 
-    /// Room for `tokens` more tokens of `running[i]`: blocks that nobody uses leave, then the requests that came last make
-    /// room and wait again. False when that is this one itself.
-    fn make_room(&mut self, i: usize, tokens: usize) -> bool {
-        let len = self.running[i].cache.len();
-        let more = (len + tokens).div_ceil(BLOCK_TOKENS) - len.div_ceil(BLOCK_TOKENS);
-        while self.used() + more > self.capacity {
+    /// Room for as many more blocks as `more` says of those that run: blocks that nobody uses leave, then the requests that
+    /// came last make room and wait again.
+    fn make_room(&mut self, more: impl Fn(&[Running]) -> usize) {
+        while self.used() + more(&self.running) > self.capacity {
             if self.prefixes.evict() {
                 self.stats.evicted_blocks += 1;
                 continue;
             }
-            let last = self.running.len() - 1;
+            let Some(last) = self.running.len().checked_sub(1) else { unreachable!("nobody needs more than there is") };
             let mut job = self.take(last);
             job.usage.preemptions += 1;
             self.stats.preemptions += 1;
             self.waiting.push_front(job);
-            if last == i {
-                return false;
-            }
         }
-        true
     }
 
     /// Blocks that running requests have or will need for their prompts.
@@ -478,6 +469,14 @@ impl<'a> Engine<'a> {
             let usage = job.usage;
             job.sink.send(Event::End(result.map(|finish| End { finish, usage, times })));
         }
+    }
+}
+
+impl Running {
+    /// Blocks that so many more tokens take.
+    fn more_blocks(&self, tokens: usize) -> usize {
+        let len = self.cache.len();
+        (len + tokens).div_ceil(BLOCK_TOKENS) - len.div_ceil(BLOCK_TOKENS)
     }
 }
 

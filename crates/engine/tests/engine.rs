@@ -102,6 +102,8 @@ fn answers(engine: &mut Engine<'_>, requests: &[Request]) -> Vec<(Vec<Drawn>, En
         .collect();
     while !engine.is_idle() {
         engine.step();
+        let Stats { blocks_used, blocks, .. } = engine.stats();
+        assert!(blocks_used <= blocks, "{blocks_used} of {blocks} blocks");
     }
     let ended = |(drawn, end): (Vec<Drawn>, Result<End, Error>)| (drawn, end.unwrap());
     clients.iter().map(|answer| ended(answer.all())).collect()

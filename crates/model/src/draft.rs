@@ -114,11 +114,6 @@ impl Draft {
     pub fn block_bytes(&self) -> usize {
         self.latents.block_bytes()
     }
-
-    /// The hidden state `[1, D]` of the last token that [`Model::extend_with_draft`] was told of.
-    pub fn hidden(&self) -> Option<&Tensor> {
-        self.hidden.as_ref()
-    }
 }
 
 /// `a [1, D]` above the first `n` rows of `b`.
