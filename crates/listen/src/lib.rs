@@ -1,0 +1,147 @@
+//! HTTP/1.1 connections, held to limits.
+//!
+//! [`serve`] accepts connections and hands their requests to a router. Whoever sends headers slowly, sends too many of
+//! them, stops reading, or comes when the house is full loses his connection and nobody else's.
+//!
+//! Absent on purpose: what is served, and limits of single requests (their bodies, their time), which only the router can
+//! judge.
+
+mod refuse;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutStream;
+
+/// What a connection may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at the same time. Further ones are told 503.
+    pub max_connections: usize,
+    /// How long the headers of a request may take, and how long a connection may wait for its next request.
+    pub header_timeout: Duration,
+    /// Bytes of the headers of a request.
+    pub max_header_bytes: usize,
+    /// How long a client may leave a piece of a response unread.
+    pub write_timeout: Duration,
+    /// How long requests may still take once the server is asked to end.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 2048,
+            header_timeout: Duration::from_secs(30),
+            max_header_bytes: 64 << 10,
+            write_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// The address of the other side, as an extension of each request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// Serves `router` to whoever connects to `listener`, until `shutdown` is ready. Then no connection is accepted any more,
+/// and those that have a request under way get `drain_timeout` to end it.
+///
+/// Says whether all of them did.
+///
+/// # Errors
+/// When connections cannot be accepted for a reason that will not go away.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<bool> {
+    let graceful = GracefulShutdown::new();
+    let room = Arc::new(Semaphore::new(limits.max_connections));
+    // Telling somebody that there is no room takes some, too; who comes beyond that is not even told.
+    let lobby = Arc::new(Semaphore::new(limits.max_connections.clamp(64, 1024)));
+    let full = refuse::router();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let (stream, peer) = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) if concerns_one(&error) => continue,
+                Err(error) if is_exhaustion(&error) => {
+                    tracing::warn!("a connection cannot be accepted: {error}; raise the limit of open files");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        if let Ok(permit) = room.clone().try_acquire_owned() {
+            connection(stream, peer, router.clone(), limits, permit, &graceful);
+        } else if let Ok(permit) = lobby.clone().try_acquire_owned() {
+            let limits = Limits { header_timeout: limits.header_timeout.min(Duration::from_secs(5)), ..limits };
+            connection(stream, peer, full.clone(), limits, permit, &graceful);
+        }
+    }
+    drop(listener);
+    Ok(tokio::time::timeout(limits.drain_timeout, graceful.shutdown()).await.is_ok())
+}
+
+/// Serves one connection on a task of its own.
+fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    limits: Limits,
+    permit: OwnedSemaphorePermit,
+    graceful: &GracefulShutdown,
+) {
+    // Tokens are small and should not wait for company. Where that cannot be said, they do.
+    stream.set_nodelay(true).ok();
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limits.write_timeout));
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request: Request = request.map(axum::body::Body::new);
+        request.extensions_mut().insert(Peer(peer));
+        let router = router.clone();
+        async move { tower::ServiceExt::oneshot(router, request).await }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits.max_header_bytes.max(8 << 10))
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+    let connection = graceful.watch(connection);
+    tokio::spawn(async move {
+        // What goes wrong with one connection is the other side's affair, and it knows.
+        if let Err(error) = connection.await {
+            tracing::debug!(%peer, "connection: {error}");
+        }
+        drop(permit);
+    });
+}
+
+/// Whether the next connection may well be accepted.
+fn concerns_one(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Whether files, buffers or memory are used up for the moment: EMFILE, ENFILE, ENOBUFS, ENOMEM.
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(24 | 23 | 105 | 12))
+}
