@@ -9,7 +9,7 @@ pub mod env;
 pub mod model;
 pub mod presets;
 pub mod recipe;
-mod suggest;
+pub mod suggest;
 
 pub use counts::Counts;
 pub use model::{

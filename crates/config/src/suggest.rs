@@ -3,7 +3,7 @@
 /// The candidate most similar to `name`, or `None` when nothing is similar enough to be worth offering.
 ///
 /// Ties go to the candidate that comes first, so the answer does not depend on anything but the input.
-pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this similarity a suggestion misleads more often than it helps.
     const ENOUGH: f64 = 0.6;
     let name = name.to_lowercase();

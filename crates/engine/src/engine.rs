@@ -286,7 +286,7 @@ impl<'a> Engine<'a> {
         self.stats.prompt_tokens += n as u64;
         let (done, total) = (done + n, prompt.len());
         if job.answer.is_empty() {
-            job.sink.send(Event::Prompt { done, total });
+            job.sink.send(Event::Prompt { done, total, cached: job.usage.cached });
         }
         self.share(i, done);
     }

@@ -13,6 +13,8 @@ pub enum Event {
         done: usize,
         /// All of them.
         total: usize,
+        /// Those of them that were in the cache.
+        cached: usize,
     },
     /// A token of the answer.
     Token(Drawn),

@@ -58,7 +58,7 @@ impl Answer {
         let mut drawn = Vec::new();
         loop {
             match self.events.recv_timeout(Duration::from_mins(1)).expect("an answer ends") {
-                Event::Prompt { done, total } => assert!(done <= total && drawn.is_empty()),
+                Event::Prompt { done, total, .. } => assert!(done <= total && drawn.is_empty()),
                 Event::Token(token) => drawn.push(token),
                 Event::End(end) => return (drawn, end),
             }

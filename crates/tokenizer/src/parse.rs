@@ -80,6 +80,7 @@ pub struct OutputStream<'t> {
     text: DecodeStream<'t>,
     /// Calls that are closed.
     calls: usize,
+    reads_calls: bool,
 }
 
 #[derive(Debug)]
@@ -101,7 +102,13 @@ impl<'t> OutputStream<'t> {
     /// An output that nothing is written of yet.
     pub fn new(tokenizer: &'t Tokenizer, format: ChatFormat, start: Start) -> Self {
         let text = DecodeStream::new(tokenizer, true);
-        Self { tokenizer, format, state: State::Start(start), text, calls: 0 }
+        Self { tokenizer, format, state: State::Start(start), text, calls: 0, reads_calls: true }
+    }
+
+    /// Whether tool calls are read. Where no tools were offered, what looks like a call is text.
+    #[must_use]
+    pub fn with_tool_calls(self, reads_calls: bool) -> Self {
+        Self { reads_calls, ..self }
     }
 
     /// What `id` adds.
@@ -134,7 +141,7 @@ impl<'t> OutputStream<'t> {
                 self.state = State::Answer;
             }
             State::Reasoning => piece.reasoning = self.text.push(id),
-            State::Answer if is(special.tool_calls_begin) => {
+            State::Answer if self.reads_calls && is(special.tool_calls_begin) => {
                 piece.content = self.end_of_text().unwrap_or_default();
                 self.tokenizer.require(Role::ToolCallBegin)?;
                 self.tokenizer.require(Role::ToolCallEnd)?;
