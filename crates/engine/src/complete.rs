@@ -61,7 +61,7 @@ pub fn complete_until(
                 Event::End(end) => {
                     answer.finish.get_or_insert(end?.finish);
                 }
-                Event::Prompt { .. } | Event::Token(_) => {}
+                Event::Prompt { .. } | Event::PromptLogprobs { .. } | Event::Token(_) => {}
             }
         }
         if engine.is_idle() {

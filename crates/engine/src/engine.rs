@@ -10,6 +10,7 @@ use crate::draw::Drawer;
 use crate::error::Error;
 use crate::event::{End, Event, Sink, Times, Usage};
 use crate::limits::Limits;
+use crate::logprobs;
 use crate::prefix::{NodeId, Prefixes};
 use crate::request::{Finish, Request};
 use crate::speculation::{Gauge, Mtp};
@@ -40,6 +41,8 @@ struct Job {
     sink: Box<dyn Sink>,
     drawer: Drawer,
     answer: Vec<u32>,
+    /// Tokens of the prompt after which log-probabilities have been told.
+    scored: usize,
     usage: Usage,
     arrived: Instant,
     begun: Option<Instant>,
@@ -107,8 +110,8 @@ impl<'a> Engine<'a> {
         let usage = Usage { prompt: request.prompt.len(), ..Usage::default() };
         let drawer = Drawer::new(&request);
         let arrived = Instant::now();
-        let (answer, begun, first_token) = (Vec::new(), None, None);
-        self.waiting.push_back(Job { request, sink, drawer, answer, usage, arrived, begun, first_token });
+        let (answer, scored, begun, first_token) = (Vec::new(), 0, None, None);
+        self.waiting.push_back(Job { request, sink, drawer, answer, scored, usage, arrived, begun, first_token });
     }
 
     /// Refuses what could not be answered even alone.
@@ -187,7 +190,7 @@ impl<'a> Engine<'a> {
         {
             let Request { prompt, salt, .. } = &job.request;
             let blocks = (prompt.len() + job.answer.len() + 1).div_ceil(BLOCK_TOKENS);
-            let more = blocks - self.prefixes.in_use_of(*salt, &prompt[..prompt.len() - 1]);
+            let more = blocks - self.prefixes.in_use_of(*salt, &prompt[..job.knowable()]);
             // A block for the next tokens of each answer, lest those who have just come make room for them.
             let spare = self.running.len();
             if spare > 0 && self.promised() + more + spare > self.capacity {
@@ -236,11 +239,12 @@ impl<'a> Engine<'a> {
         if self.limits.mtp == Mtp::Off { None } else { self.model.new_draft() }
     }
 
-    /// What the cache already has of a prompt. The last token is always run over: its logits are wanted.
+    /// What the cache already has of a prompt, as far as its logits are not wanted.
     fn find(&mut self, i: usize) {
         let Running { job, cache, pin, shared, phase, .. } = &mut self.running[i];
         let prompt = &job.request.prompt;
-        let (at, blocks) = self.prefixes.find(job.request.salt, &prompt[..prompt.len() - 1]);
+        let knowable = job.knowable();
+        let (at, blocks) = self.prefixes.find(job.request.salt, &prompt[..knowable]);
         for block in &blocks {
             cache.push_block(block);
         }
@@ -248,7 +252,7 @@ impl<'a> Engine<'a> {
         if job.usage.preemptions == 0 {
             job.usage.cached = cache.len();
             self.stats.cached_tokens += cache.len() as u64;
-            self.stats.queried_tokens += prompt.len() as u64;
+            self.stats.queried_tokens += if knowable == 0 { 0 } else { prompt.len() as u64 };
         }
     }
 
@@ -256,22 +260,29 @@ impl<'a> Engine<'a> {
     fn prompt_part(&mut self, i: usize, n: usize) {
         let (ctx, model) = (self.ctx, self.model);
         let Running { job, cache, phase, draft, .. } = &mut self.running[i];
-        let (prompt, done) = (&job.request.prompt, cache.len());
+        let (is_scored, done) = (job.is_scored(), cache.len());
+        let Job { request, sink, answer, scored, usage, .. } = job;
+        let prompt = &request.prompt;
         let mut run = || {
             let part = &prompt[done..done + n];
-            let stream = match draft {
-                Some(draft) => model.extend_with_draft(ctx, part, cache, Form::Direct, draft)?,
-                None => model.extend(ctx, part, cache, Form::Direct)?,
+            let stream = if is_scored {
+                match draft {
+                    Some(draft) => model.extend_with_draft(ctx, part, cache, Form::Direct, draft)?,
+                    None => model.extend(ctx, part, cache, Form::Direct)?,
+                }
+            } else {
+                // The draft hears nothing of such a prompt, as of one that was known, and guesses worse.
+                score(ctx, model, request, part, cache, scored, sink.as_mut())?
             };
             if cache.len() < prompt.len() {
                 return Ok(None);
             }
-            let stream = if job.answer.is_empty() {
+            let stream = if answer.is_empty() {
                 stream
             } else {
                 // Tokens of an answer are run over as they were, so that they have the same bits.
-                let (streams, _) = model.decode_streams(ctx, &[&job.answer], &mut [cache])?;
-                last_row(ctx, &streams)
+                let (streams, _) = model.decode_streams(ctx, &[answer], &mut [cache])?;
+                rows_from(ctx, &streams, answer.len() - 1)
             };
             Ok::<_, Error>(Some(outlooks(ctx, model, &stream).remove(0)))
         };
@@ -285,8 +296,8 @@ impl<'a> Engine<'a> {
         }
         self.stats.prompt_tokens += n as u64;
         let (done, total) = (done + n, prompt.len());
-        if job.answer.is_empty() {
-            job.sink.send(Event::Prompt { done, total, cached: job.usage.cached });
+        if answer.is_empty() {
+            sink.send(Event::Prompt { done, total, cached: usage.cached });
         }
         self.share(i, done);
     }
@@ -488,14 +499,57 @@ fn outlooks(ctx: &Ctx, model: &Model, stream: &Tensor) -> Vec<Outlook> {
     (0..rows).map(outlook).collect()
 }
 
-fn last_row(ctx: &Ctx, x: &Tensor) -> Tensor {
+/// Runs over a part of a prompt and tells the log-probabilities of the tokens behind its own, of which `scored` have been
+/// told. The result is the stream after its last token, `[1, D]`.
+fn score(
+    ctx: &Ctx,
+    model: &Model,
+    request: &Request,
+    part: &[u32],
+    cache: &mut Cache,
+    scored: &mut usize,
+    sink: &mut dyn Sink,
+) -> Result<Tensor, Error> {
+    let Request { prompt, prompt_logprobs, vocab_limit, .. } = request;
+    let n = prompt_logprobs.unwrap_or(0);
+    let (mut done, mut last) = (cache.len(), None);
+    model.extend_each(ctx, part, cache, Form::Direct, |stream| {
+        let [rows, _] = stream.dims();
+        // Nothing is told twice if the request made room for others and begins again.
+        let (from, to) = (done.max(*scored), (done + rows).min(prompt.len() - 1));
+        if from < to {
+            let stream = rows_from(ctx, &stream, from - done);
+            let logprobs = logprobs::of_rows(ctx, model, &stream, &prompt[from + 1..=to], *vocab_limit, n);
+            sink.send(Event::PromptLogprobs { first: from + 1, logprobs });
+            *scored = to;
+        }
+        done += rows;
+        last = Some(rows_from(ctx, &stream, rows - 1));
+        Ok(())
+    })?;
+    Ok(last.expect("a part has tokens"))
+}
+
+/// The rows of `x [R, D]` from `first` on.
+fn rows_from(ctx: &Ctx, x: &Tensor, first: usize) -> Tensor {
     let [rows, d] = x.dims();
-    let mut last = ctx.empty([1, d]);
-    last.data_mut().copy_from_slice(x.row(rows - 1));
-    last
+    let mut rest = ctx.empty([rows - first, d]);
+    rest.data_mut().copy_from_slice(&x.data()[first * d..]);
+    rest
 }
 
 impl Job {
+    /// Tokens at the beginning of the prompt whose logits nobody wants: those of the last one are always wanted.
+    fn knowable(&self) -> usize {
+        let last = self.request.prompt.len() - 1;
+        if self.request.prompt_logprobs.is_some() { self.scored.min(last) } else { last }
+    }
+
+    /// Whether no log-probabilities of the prompt are left to tell.
+    fn is_scored(&self) -> bool {
+        self.request.prompt_logprobs.is_none() || self.scored + 1 >= self.request.prompt.len()
+    }
+
     /// The next token, if there is one, and why the answer ends with it or without it.
     fn draw(&mut self, ctx: &Ctx, logits: &[f32], limit: usize) -> Result<(Option<u32>, Option<Finish>), Error> {
         if self.answer.len() >= self.request.max_tokens {
@@ -509,7 +563,9 @@ impl Job {
         self.usage.answer += 1;
         self.first_token.get_or_insert_with(Instant::now);
         self.sink.send(Event::Token(drawn));
-        let finish = if self.answer.len() >= self.request.max_tokens {
+        let finish = if self.drawer.is_complete() {
+            Some(Finish::Stop)
+        } else if self.answer.len() >= self.request.max_tokens {
             Some(Finish::Length)
         } else if self.request.prompt.len() + self.answer.len() > limit {
             // There is no place for this token, and so none for a next one.

@@ -1,3 +1,5 @@
+use crate::constraint::ConstraintError;
+
 /// Why a request cannot be answered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -45,6 +47,19 @@ pub enum Error {
         /// What was given.
         bias: f32,
     },
+    /// A number is above what it may be.
+    #[error("{field} is {value}, but may be at most {limit}")]
+    Limit {
+        /// The field of the request.
+        field: &'static str,
+        /// What was given.
+        value: usize,
+        /// The largest that is allowed.
+        limit: usize,
+    },
+    /// What decides which tokens are allowed has failed.
+    #[error(transparent)]
+    Constraint(ConstraintError),
     /// A sampling parameter is out of range, or the logits are not numbers.
     #[error(transparent)]
     Sampling(#[from] ops::sampling::Error),

@@ -2,9 +2,10 @@ use std::time::Duration;
 
 use crate::draw::Drawn;
 use crate::error::Error;
+use crate::logprobs::Logprobs;
 use crate::request::Finish;
 
-/// What becomes of a request, in this order: prompts, tokens, one end.
+/// What becomes of a request, in this order: parts of the prompt, tokens, one end.
 #[derive(Debug)]
 pub enum Event {
     /// So many tokens of the prompt are done.
@@ -15,6 +16,14 @@ pub enum Event {
         total: usize,
         /// Those of them that were in the cache.
         cached: usize,
+    },
+    /// Log-probabilities of prompt tokens, if they were asked for: of those from position `first` on. The first token of a
+    /// prompt follows nothing and has none, so they begin with position 1. They come in order, without a gap.
+    PromptLogprobs {
+        /// Where they begin.
+        first: usize,
+        /// One for each token.
+        logprobs: Vec<Logprobs>,
     },
     /// A token of the answer.
     Token(Drawn),

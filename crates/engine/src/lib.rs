@@ -6,12 +6,14 @@
 //! Absent on purpose: text, HTTP and anything asynchronous. A request's tokens do not depend on the requests beside it.
 
 mod complete;
+mod constraint;
 mod draw;
 mod engine;
 mod error;
 mod event;
 mod handle;
 mod limits;
+mod logprobs;
 mod prefix;
 mod request;
 mod sequence;
@@ -19,14 +21,16 @@ mod speculation;
 mod stats;
 
 pub use complete::{Completion, complete, complete_until};
-pub use draw::{Drawn, Logprobs};
+pub use constraint::{Allowed, Constraint, ConstraintError, Constraints, TokenSet};
+pub use draw::Drawn;
 pub use engine::Engine;
 pub use error::{Error, Refused};
 pub use event::{End, Event, Sink, Times, Usage};
 pub use handle::{Handle, Health};
 pub use limits::Limits;
+pub use logprobs::Logprobs;
 pub use ops::sampling::Params as Sampling;
-pub use request::{Finish, Request};
+pub use request::{Finish, MAX_LOGPROBS, Request};
 pub use sequence::{Sequence, advance};
 pub use speculation::Mtp;
 pub use stats::Stats;

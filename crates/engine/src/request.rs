@@ -3,7 +3,11 @@ use std::fmt;
 use model::Model;
 
 use crate::Sampling;
+use crate::constraint::Constraints;
 use crate::error::Error;
+
+/// The most likeliest tokens that may be asked for at each position.
+pub const MAX_LOGPROBS: usize = 20;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +20,8 @@ pub struct Request {
     pub seed: u64,
     /// The most tokens to generate.
     pub max_tokens: usize,
+    /// Tokens before which no stop token is drawn. A constraint that is complete ends the answer all the same.
+    pub min_tokens: usize,
     /// Tokens that end the answer; they are not part of it.
     pub stop: Vec<u32>,
     /// Ids from here on have no token and are never drawn.
@@ -24,6 +30,12 @@ pub struct Request {
     pub logit_bias: Vec<(u32, f32)>,
     /// With each token its log-probability and those of so many likeliest ones, of the model's own distribution.
     pub logprobs: Option<usize>,
+    /// For each token of the prompt but the first its log-probability and those of so many likeliest ones, as
+    /// [`Event::PromptLogprobs`](crate::Event::PromptLogprobs). Nothing that is known of the prompt can then be used: all of
+    /// it is run over. With `max_tokens` 0 a text is scored and nothing is generated.
+    pub prompt_logprobs: Option<usize>,
+    /// What the tokens of the answer must be.
+    pub constraint: Option<Constraints>,
     /// Requests share the beginnings of their prompts only with those of the same salt.
     pub salt: u64,
 }
@@ -31,7 +43,7 @@ pub struct Request {
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
-    /// A stop token.
+    /// A stop token, or a constraint that nothing can follow.
     Stop,
     /// `max_tokens` tokens.
     Length,
@@ -47,10 +59,13 @@ impl Request {
             sampling: Sampling::default(),
             seed: 0,
             max_tokens,
+            min_tokens: 0,
             stop: Vec::new(),
             vocab_limit: usize::MAX,
             logit_bias: Vec::new(),
             logprobs: None,
+            prompt_logprobs: None,
+            constraint: None,
             salt: 0,
         }
     }
@@ -67,6 +82,14 @@ impl Request {
         }
         if let Some(&(id, bias)) = self.logit_bias.iter().find(|(_, bias)| bias.is_nan() || *bias == f32::INFINITY) {
             return Err(Error::Bias { id, bias });
+        }
+        let limits = [
+            ("logprobs", self.logprobs.unwrap_or(0), MAX_LOGPROBS),
+            ("prompt_logprobs", self.prompt_logprobs.unwrap_or(0), MAX_LOGPROBS),
+            ("min_tokens", self.min_tokens, self.max_tokens),
+        ];
+        if let Some(&(field, value, limit)) = limits.iter().find(|(_, value, limit)| value > limit) {
+            return Err(Error::Limit { field, value, limit });
         }
         check(model, &self.prompt, 0)
     }

@@ -41,7 +41,7 @@ impl Sequence {
         check(model, tokens, self.cache.len())?;
         let logits = model.prefill(ctx, tokens, &mut self.cache)?;
         self.logits.copy_from_slice(logits.data());
-        self.drawer.prompt(tokens);
+        self.drawer.resume(&self.request, tokens);
         self.generated = 0;
         self.finish = None;
         Ok(())

@@ -7,7 +7,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use config::presets;
-use engine::{Drawn, End, Engine, Error, Event, Finish, Handle, Limits, Mtp, Refused, Request, Sampling, Sink, Stats};
+use engine::{
+    Allowed, Constraint, ConstraintError, Constraints, Drawn, End, Engine, Error, Event, Finish, Handle, Limits,
+    Logprobs, Mtp, Refused, Request, Sampling, Sink, Stats, TokenSet,
+};
 use model::{BLOCK_TOKENS, CacheKind, Model, Precision};
 use serde_json::json;
 use tensor::{Ctx, Rng};
@@ -59,6 +62,7 @@ impl Answer {
         loop {
             match self.events.recv_timeout(Duration::from_mins(1)).expect("an answer ends") {
                 Event::Prompt { done, total, .. } => assert!(done <= total && drawn.is_empty()),
+                Event::PromptLogprobs { .. } => assert!(drawn.is_empty()),
                 Event::Token(token) => drawn.push(token),
                 Event::End(end) => return (drawn, end),
             }
@@ -71,7 +75,38 @@ fn ids(n: usize, stream: u64) -> Vec<u32> {
     (0..n).map(|_| rng.below(model().config.vocab_size as u64) as u32).collect()
 }
 
-/// Prompts of many lengths, some of which begin alike; half of the answers are greedy.
+/// Even and odd tokens take turns; there may be so many.
+struct Turns {
+    next: TokenSet,
+    left: usize,
+}
+
+fn turns(left: usize) -> Constraints {
+    Constraints::new(move || Box::new(Turns { next: (0..8).collect(), left }))
+}
+
+impl Constraint for Turns {
+    fn next(&mut self) -> Result<Allowed<'_>, ConstraintError> {
+        if self.left == 0 {
+            Err("nothing is left".into())
+        } else {
+            Ok(Allowed { tokens: Some(&self.next), end: false })
+        }
+    }
+
+    fn push(&mut self, id: u32) -> Result<(), ConstraintError> {
+        assert!(self.next.contains(id));
+        self.next = (0..8).filter(|other| other % 2 != id % 2).collect();
+        self.left -= 1;
+        Ok(())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.left == 0
+    }
+}
+
+/// Prompts of many lengths, some of which begin alike; half of the answers are greedy, and some are constrained.
 fn requests() -> Vec<Request> {
     let stem = ids(3 * BLOCK_TOKENS, 0);
     let lengths = [1, 5, 63, 64, 65, 100, 128, 129, 150, 200];
@@ -85,6 +120,7 @@ fn requests() -> Vec<Request> {
                 sampling: Sampling { temperature, top_p: 0.95, frequency_penalty: 0.3, ..Sampling::default() },
                 seed: i,
                 logprobs: Some(2),
+                constraint: (i % 3 == 0).then(|| turns(1000)),
                 ..Request::new(prompt, 20 + 9 * i as usize)
             }
         })
@@ -123,6 +159,10 @@ fn an_answer_depends_on_its_request_alone() {
     let want: Vec<Vec<Drawn>> = requests.iter().map(alone).collect();
     assert!(want.iter().zip(&requests).all(|(drawn, request)| drawn.len() == request.max_tokens));
     assert!(want.iter().flatten().all(|drawn| drawn.logprobs.as_ref().is_some_and(|l| l.top.len() == 2)));
+
+    for (drawn, request) in want.iter().zip(&requests).filter(|(_, request)| request.constraint.is_some()) {
+        assert!(drawn.windows(2).all(|pair| pair[0].id % 2 != pair[1].id % 2), "seed {}", request.seed);
+    }
 
     let one = Ctx::new(1).unwrap();
     let block = (model().cache_block_bytes() + model().new_draft().unwrap().block_bytes()) as u64;
@@ -193,9 +233,16 @@ fn an_answer_ends_for_its_own_reason() {
     let last = *tokens.last().unwrap();
     let first = tokens.iter().position(|&id| id == last).unwrap();
     let stopped = Request { stop: vec![last], ..request.clone() };
+    let late = Request { min_tokens: 5, max_tokens: 5, ..stopped.clone() };
+    let constrained = |left| Request { constraint: Some(turns(left)), ..request.clone() };
     let cases = [
+        (constrained(4), Finish::Stop, 4),
+        (constrained(6), Finish::Stop, 6),
+        (constrained(7), Finish::Length, 6),
+        (constrained(0), Finish::Stop, 0),
         (request, Finish::Length, 6),
         (stopped, Finish::Stop, first),
+        (late, Finish::Length, 5),
         (greedy(ids(20, 1), 0), Finish::Length, 0),
         (greedy(ids(limit - 2, 2), 9), Finish::Context, 3),
     ];
@@ -215,12 +262,16 @@ fn what_cannot_be_answered_is_refused_at_once() {
     let vocab = model().config.vocab_size as u32;
     let wild = Request { sampling: Sampling { top_p: 7.0, ..Sampling::default() }, ..Request::new(vec![1], 1) };
     let biased = Request { logit_bias: vec![(1, f32::NAN)], ..Request::new(vec![1], 1) };
+    let least = Request { min_tokens: 2, ..Request::new(vec![1], 1) };
+    let many = Request { prompt_logprobs: Some(21), ..Request::new(vec![1], 1) };
     for (request, want) in [
         (Request::new(vec![], 1), "no tokens"),
         (Request::new(vec![vocab], 1), "vocab_size"),
         (Request::new(vec![1; 100], 29), "129 tokens do not fit the cache, which holds 128"),
         (wild, "top_p"),
         (biased, "logit_bias"),
+        (least, "min_tokens is 2, but may be at most 1"),
+        (many, "prompt_logprobs is 21, but may be at most 20"),
     ] {
         let (sink, answer) = client();
         engine.add(request, sink);
@@ -251,6 +302,118 @@ fn a_request_that_nobody_wants_is_gone_before_the_next_step() {
     engine.step();
     let Stats { running, waiting, blocks_in_use, cancelled, .. } = engine.stats();
     assert_eq!((running, waiting, blocks_in_use, cancelled), (0, 0, 0, 3));
+}
+
+/// The log-probabilities of a request's prompt, and where each event begins.
+fn scores(engine: &mut Engine<'_>, request: &Request) -> (Vec<Logprobs>, Vec<usize>, End) {
+    let (sink, answer) = client();
+    engine.add(request.clone(), sink);
+    while !engine.is_idle() {
+        engine.step();
+    }
+    let (mut all, mut firsts, mut tokens) = (Vec::new(), Vec::new(), 0);
+    for event in answer.events.try_iter() {
+        match event {
+            Event::PromptLogprobs { first, logprobs } => {
+                assert_eq!((first, tokens), (all.len() + 1, 0));
+                firsts.push(first);
+                all.extend(logprobs);
+            }
+            Event::Token(_) => tokens += 1,
+            Event::Prompt { .. } => {}
+            Event::End(end) => {
+                let end = end.unwrap();
+                assert_eq!(tokens, end.usage.answer);
+                return (all, firsts, end);
+            }
+        }
+    }
+    unreachable!("an answer ends")
+}
+
+#[test]
+fn a_prompt_is_scored_as_its_tokens_would_have_been_drawn() {
+    let ctx = ctx();
+    let prompt = ids(150, 1);
+    let request = Request { prompt_logprobs: Some(3), ..Request::new(prompt.clone(), 0) };
+    let mut engine = Engine::new(&ctx, model(), Limits::default());
+    let (want, firsts, end) = scores(&mut engine, &request);
+    assert_eq!((want.len(), firsts, end.finish), (149, vec![1], Finish::Length));
+    assert!(want.iter().all(|logprobs| logprobs.top.len() == 3));
+
+    // The same bits as those of the token when it is drawn, which a bias sees to.
+    for at in [1, 2, 63, 64, 65, 128, 149] {
+        let force = Request {
+            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            logit_bias: vec![(prompt[at], 1e6)],
+            logprobs: Some(3),
+            ..Request::new(prompt[..at].to_vec(), 1)
+        };
+        let drawn = drawn(answers(&mut engine, &[force])).remove(0);
+        assert_eq!((drawn[0].id, drawn[0].logprobs.as_ref()), (prompt[at], Some(&want[at - 1])), "position {at}");
+    }
+
+    // The log-softmax of one forward pass. It sums in another order, in bf16: 2^-8 of logits below 2.
+    let logits = model().trace(&ctx, &prompt, false).logits;
+    for (at, found) in (1..).zip(&want) {
+        let row = logits.row(at - 1);
+        let total: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+        let of = |id: u32| f64::from(row[id as usize]) - total.ln();
+        let difference = (of(prompt[at]) - f64::from(found.of_token)).abs();
+        assert!(difference < 0.02, "position {at}: {difference}");
+    }
+
+    // However it is cut, whoever is known, whatever comes after it.
+    let block = (model().cache_block_bytes() + model().new_draft().unwrap().block_bytes()) as u64;
+    for limits in [
+        Limits { prefill_tokens: 7, ..Limits::default() },
+        Limits { prefill_tokens: 64, mtp: Mtp::Off, ..Limits::default() },
+        Limits { cache_bytes: 4 * block, ..Limits::default() },
+    ] {
+        let mut engine = Engine::new(&ctx, model(), limits);
+        let plain = answers(&mut engine, &[Request::new(prompt.clone(), 30)]).remove(0);
+        let (found, _, end) = scores(&mut engine, &Request { max_tokens: 30, ..request.clone() });
+        assert!(found == want, "{limits:?}");
+        assert_eq!((end.usage.answer, end.usage.cached), (30, 0));
+        assert_eq!(answers(&mut engine, &[Request::new(prompt.clone(), 30)]).remove(0).0, plain.0, "{limits:?}");
+        assert_eq!(engine.stats().cached_tokens, 128, "it gives what it has computed");
+    }
+}
+
+#[test]
+fn a_prompt_that_makes_room_is_scored_once() {
+    let ctx = ctx();
+    let block = (model().cache_block_bytes() + model().new_draft().unwrap().block_bytes()) as u64;
+    // The first answer takes its seventh block while the second prompt is at its middle.
+    let limits = Limits { cache_bytes: 9 * block, prefill_tokens: 1, mtp: Mtp::On, ..Limits::default() };
+    let scored = |i| Request { prompt_logprobs: Some(1), seed: i, ..Request::new(ids(200, i), 250) };
+    let requests: Vec<Request> = (0..2).map(scored).collect();
+    let want: Vec<Vec<Logprobs>> =
+        requests.iter().map(|request| scores(&mut Engine::new(&ctx, model(), limits), request).0).collect();
+
+    let mut engine = Engine::new(&ctx, model(), limits);
+    let clients: Vec<Answer> = requests
+        .iter()
+        .map(|request| {
+            let (sink, answer) = client();
+            engine.add(request.clone(), sink);
+            answer
+        })
+        .collect();
+    while !engine.is_idle() {
+        engine.step();
+    }
+    assert!(engine.stats().preemptions > 0);
+    for (client, want) in clients.iter().zip(&want) {
+        let mut found = Vec::new();
+        for event in client.events.try_iter() {
+            if let Event::PromptLogprobs { first, logprobs } = event {
+                assert_eq!(first, found.len() + 1);
+                found.extend(logprobs);
+            }
+        }
+        assert!(found == *want);
+    }
 }
 
 #[test]

@@ -131,7 +131,10 @@ impl Model {
     ///
     /// # Errors
     /// Also those of `each`.
-    pub(crate) fn extend_each(
+    ///
+    /// # Panics
+    /// When there are no tokens.
+    pub fn extend_each(
         &self,
         ctx: &Ctx,
         ids: &[u32],
