@@ -16,7 +16,7 @@ const ROWS: &[&[&str]] = &[
     &["ops", "dist", "checkpoint", "tokenizer"],
     &["model", "data"],
     &["engine"],
-    &["eval"],
+    &["eval", "grammar"],
     &["train", "server"],
     &["posttrain"],
     &["cli"],

@@ -1,0 +1,72 @@
+//! One answer, token by token.
+
+use std::sync::Arc;
+
+use engine::{Allowed, Constraint, ConstraintError, TokenSet};
+use llguidance::Matcher;
+use llguidance::api::StopReason;
+
+use crate::error::AnswerError;
+
+/// How llguidance says that no token can follow.
+const NO_TOKEN: &str = "NoExtensionBias";
+
+/// Where an answer is in its grammar.
+pub(crate) struct Answer {
+    matcher: Matcher,
+    /// Tokens that the grammar may have at all.
+    permitted: Arc<TokenSet>,
+    /// The token that the answer is free before, until it is drawn.
+    after: Option<u32>,
+    allowed: TokenSet,
+}
+
+impl Answer {
+    pub(crate) fn new(matcher: Matcher, permitted: Arc<TokenSet>, after: Option<u32>) -> Self {
+        Self { matcher, permitted, after, allowed: TokenSet::default() }
+    }
+
+    /// Sees to it that there is something to begin with. The parser keeps what it finds for the first draw.
+    pub(crate) fn begin(&mut self) -> Result<(), ConstraintError> {
+        if self.is_complete() { Ok(()) } else { self.next().map(|_| ()) }
+    }
+
+    pub(crate) fn into_matcher(self) -> Matcher {
+        self.matcher
+    }
+}
+
+impl Constraint for Answer {
+    fn next(&mut self) -> Result<Allowed<'_>, ConstraintError> {
+        if self.after.is_some() {
+            return Ok(Allowed { tokens: None, end: false });
+        }
+        let end = self.matcher.is_accepting().map_err(AnswerError::parser)?;
+        self.allowed.words = match self.matcher.compute_mask() {
+            Ok(mask) => mask.into(),
+            Err(error) if error.to_string().starts_with(NO_TOKEN) => Vec::new(),
+            Err(error) => return Err(AnswerError::parser(error).into()),
+        };
+        let permitted = self.permitted.words.iter().chain(std::iter::repeat(&0));
+        self.allowed.words.iter_mut().zip(permitted).for_each(|(word, permitted)| *word &= permitted);
+        if !end && self.allowed.words.iter().all(|&word| word == 0) {
+            return Err(AnswerError::Stuck.into());
+        }
+        Ok(Allowed { tokens: Some(&self.allowed), end })
+    }
+
+    fn push(&mut self, id: u32) -> Result<(), ConstraintError> {
+        match self.after {
+            Some(after) if id == after => self.after = None,
+            Some(_) => {}
+            None => self.matcher.consume_token(id).map_err(AnswerError::parser)?,
+        }
+        Ok(())
+    }
+
+    fn is_complete(&self) -> bool {
+        // A parser that has failed has stopped too, but then the next draw is to say so.
+        let ended = [StopReason::NoExtension, StopReason::EndOfSentence];
+        self.after.is_none() && ended.contains(&self.matcher.stop_reason())
+    }
+}

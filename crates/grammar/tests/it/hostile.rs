@@ -1,0 +1,1 @@
+//! Grammars that were written to hurt, or by accident.

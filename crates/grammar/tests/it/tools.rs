@@ -1,0 +1,69 @@
+//! Tool calls, written as each format has them and read back by the parser of answers.
+
+use engine::{Finish, Mtp, Request};
+use grammar::{Function, Grammar};
+use serde_json::{Value, json};
+use tokenizer::{ChatFormat, Start, parse_output};
+
+use crate::common::{TOKENIZER, answers, constraints, request};
+use crate::valid::accepts;
+
+fn functions() -> Vec<Function> {
+    let weather = json!({
+        "type": "object",
+        "properties": { "city": { "enum": ["Bern", "日本", "a\nb"] }, "days": { "type": "integer", "minimum": 1, "maximum": 9 } },
+        "required": ["city"],
+        "additionalProperties": false,
+    });
+    // Without a type, arguments are an object all the same.
+    let free =
+        json!({ "properties": { "x": { "type": "boolean" } }, "required": ["x"], "additionalProperties": false });
+    let function = |name: &str, parameters| Function { name: name.to_owned(), parameters };
+    vec![function("get_weather", Some(weather)), function("get", Some(free)), function("now", None)]
+}
+
+fn calls(format: ChatFormat, functions: &[Function], parallel: bool) -> Vec<Vec<(String, Value)>> {
+    let constraints = constraints(&Grammar::Tools { format, functions: functions.to_vec(), parallel });
+    let requests: Vec<Request> = (0..24).map(|seed| request(constraints.clone(), seed, 600)).collect();
+    let mut all = Vec::new();
+    for (tokens, end) in answers(&requests, Mtp::Off) {
+        if end.unwrap() != Finish::Stop {
+            continue;
+        }
+        let output = parse_output(&TOKENIZER, &tokens, format, Start::Answer).unwrap();
+        assert_eq!((output.content.as_str(), &output.reasoning), ("", &None));
+        let read = |call: tokenizer::ToolCall| (call.name, serde_json::from_str(&call.arguments).unwrap());
+        all.push(output.tool_calls.into_iter().map(read).collect());
+    }
+    assert!(all.len() >= 20, "{format:?}: {} answers ended", all.len());
+    all
+}
+
+#[test]
+fn calls_are_read_back_with_arguments_that_their_schemas_accept() {
+    let functions = functions();
+    for format in ChatFormat::ALL {
+        let all = calls(format, &functions, true);
+        assert!(all.iter().any(|calls| calls.len() > 1), "{format:?}");
+        for (name, arguments) in all.iter().flatten() {
+            let function = functions.iter().find(|function| function.name == *name).expect("a function that there is");
+            assert!(arguments.is_object());
+            match &function.parameters {
+                Some(schema) => assert!(accepts(schema, schema, arguments), "{name}: {arguments}"),
+                None => assert_eq!(*arguments, json!({})),
+            }
+        }
+        assert!(functions.iter().all(|function| all.iter().flatten().any(|(name, _)| *name == function.name)));
+        assert!(all.iter().all(|calls| !calls.is_empty()), "one call at least");
+    }
+}
+
+#[test]
+fn one_call_of_one_function_is_one() {
+    let functions = &functions()[2..];
+    for format in ChatFormat::ALL {
+        for calls in calls(format, functions, false) {
+            assert_eq!(calls, [("now".to_owned(), json!({}))]);
+        }
+    }
+}
