@@ -97,6 +97,18 @@ impl Handle {
         if is_sent { Ok(()) } else { Err(Refused::Draining) }
     }
 
+    /// Whether one more request, however short, would be taken now.
+    ///
+    /// # Errors
+    /// When too many wait, or the engine ends.
+    pub fn room(&self) -> Result<(), Refused> {
+        if self.shared.draining.load(Ordering::Acquire) {
+            return Err(Refused::Draining);
+        }
+        let queue = *lock(&self.shared.queue);
+        self.limits.admit(queue.requests, queue.tokens, 0)
+    }
+
     /// Takes no more requests; those that were taken go on.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Release);

@@ -1,1 +1,149 @@
-//! x
+//! A model over HTTP: OpenAI's interface and Anthropic's, for as many clients as there is room for.
+//!
+//! [`Server`] loads a model, answers requests ([`Server::router`]) and ends in order ([`Server::drain`]). A request passes
+//! `doors` (its name, the keys), `handlers`, one of `openai` and `anthropic` (JSON to an `Ask`), and `answer`, where the
+//! asynchronous world ends and the engine's thread takes over; its tokens come back through `assemble` and `stream`.
+//!
+//! Absent on purpose: connections (crate `listen`), model files (the caller's [`Loader`]), and any connection to the
+//! outside: nothing that a request says makes the server open one.
+
+mod anthropic;
+mod answer;
+mod app;
+mod assemble;
+mod body;
+mod clock;
+mod doors;
+mod error;
+mod fields;
+mod handlers;
+mod health;
+mod keys;
+mod metrics;
+mod openai;
+mod options;
+mod prompt;
+mod record;
+mod served;
+mod stream;
+mod versions;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+
+pub use error::ApiError;
+pub use keys::{Keys, KeysError, Scope};
+pub use options::{Options, Source, VersionPolicy};
+pub use served::Parts;
+pub use versions::{LoadError, Loader};
+
+use app::App;
+use versions::Watch;
+
+/// A model in service.
+pub struct Server {
+    app: Arc<App>,
+    watch: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+}
+
+impl Server {
+    /// Begins to load what `options` name with `loader`, and to serve it as soon as it is there.
+    ///
+    /// # Errors
+    /// When the operating system refuses a thread.
+    pub fn start(options: Options, keys: Option<Keys>, ctx: tensor::Ctx, loader: Loader) -> std::io::Result<Self> {
+        let app = Arc::new(App::new(options, keys));
+        let (options, versions) = (app.options.clone(), app.versions.clone());
+        let watch = Watch { loader, ctx, options, versions, failed: BTreeMap::new() };
+        let (stop, stopped) = channel();
+        let thread = std::thread::Builder::new().name("versions".into()).spawn(move || {
+            watch.run(|interval| matches!(stopped.recv_timeout(interval), Err(RecvTimeoutError::Timeout)));
+        })?;
+        Ok(Self { app, watch: Mutex::new(Some((stop, thread))) })
+    }
+
+    /// Everything that it answers.
+    pub fn router(&self) -> Router {
+        let app = self.app.clone();
+        let router = Router::new()
+            .route("/v1/chat/completions", post(handlers::chat_completions))
+            .route("/v1/completions", post(handlers::completions))
+            .route("/v1/messages", post(handlers::messages))
+            .route("/v1/messages/count_tokens", post(handlers::count_tokens))
+            .route("/v1/models", get(handlers::list_models))
+            .route("/v1/models/{*name}", get(handlers::one_model))
+            .route("/tokenize", post(handlers::tokenize))
+            .route("/detokenize", post(handlers::detokenize))
+            .route("/apply-template", post(handlers::apply_template))
+            .route("/livez", get(health::live))
+            .route("/readyz", get(health::ready))
+            .route("/health", get(health::ready))
+            .route("/startupz", get(health::started))
+            .route("/metrics", get(health::metrics))
+            .route("/stats", get(health::stats));
+        router
+            .fallback(async || not_here(StatusCode::NOT_FOUND, "there is nothing under this path"))
+            .method_not_allowed_fallback(async || {
+                not_here(StatusCode::METHOD_NOT_ALLOWED, "this path is asked with another method")
+            })
+            // Bodies are read by `body`, within its own limits.
+            .layer(DefaultBodyLimit::disable())
+            .layer(axum::middleware::from_fn_with_state(app.clone(), doors::pass))
+            .with_state(app)
+    }
+
+    /// Whether a version serves.
+    pub fn is_ready(&self) -> bool {
+        self.app.versions.newest().is_some()
+    }
+
+    /// Why none does, once all that is there was tried.
+    pub fn failure(&self) -> Option<LoadError> {
+        if self.is_ready() {
+            return None;
+        }
+        let states = self.app.versions.states();
+        let is_loading = states.values().any(|state| matches!(state, versions::State::Loading));
+        states.into_values().find_map(|state| match state {
+            versions::State::End(error) if !is_loading => error,
+            _ => None,
+        })
+    }
+
+    /// Tells those who ask for `/readyz` to send no more requests; those that come are still answered.
+    pub fn leave(&self) {
+        self.app.leaving.store(true, Ordering::Release);
+    }
+
+    /// Takes no more requests; those that were taken go on. What is still under way when the server is dropped ends with an
+    /// error.
+    pub fn drain(&self) {
+        self.leave();
+        self.app.closed.store(true, Ordering::Release);
+        self.app.versions.drain();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((stop, thread)) = watch {
+            drop(stop);
+            // A panic of the thread has been reported where it happened.
+            drop(thread.join());
+        }
+    }
+}
+
+fn not_here(status: StatusCode, message: &str) -> axum::response::Response {
+    let code = if status == StatusCode::NOT_FOUND { "not_found" } else { "method_not_allowed" };
+    doors::respond(&ApiError::new(status, code, message), doors::Dialect::OpenAi, "")
+}

@@ -4,25 +4,26 @@ pub struct StopText {
     stops: Vec<String>,
     /// What is not certain yet.
     held: String,
-    stopped: bool,
+    /// Which of the strings has come.
+    stopped_by: Option<usize>,
 }
 
 impl StopText {
     /// A text that ends before the first of `stops`; empty ones are none.
     pub fn new(stops: &[String]) -> Self {
-        let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
-        Self { stops, held: String::new(), stopped: false }
+        Self { stops: stops.to_vec(), held: String::new(), stopped_by: None }
     }
 
     /// Adds `piece`; gives the text that is now certain.
     pub fn push(&mut self, piece: &str) -> String {
-        if self.stopped {
+        if self.stopped_by.is_some() {
             return String::new();
         }
         self.held.push_str(piece);
-        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+        let found = (0..).zip(&self.stops).filter(|(_, stop)| !stop.is_empty());
+        if let Some((at, i)) = found.filter_map(|(i, stop)| Some((self.held.find(stop.as_str())?, i))).min() {
             self.held.truncate(at);
-            self.stopped = true;
+            self.stopped_by = Some(i);
             return self.rest();
         }
         let rest = self.held.split_off(self.held.len() - self.beginning());
@@ -36,7 +37,12 @@ impl StopText {
 
     /// Whether a stop string has come.
     pub fn has_stopped(&self) -> bool {
-        self.stopped
+        self.stopped_by.is_some()
+    }
+
+    /// Which of the stop strings it was: the first one in the text, and of several there the first one in the list.
+    pub fn stopped_by(&self) -> Option<usize> {
+        self.stopped_by
     }
 
     /// The bytes at the end of the text that begin a stop string.

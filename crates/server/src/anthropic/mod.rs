@@ -1,0 +1,7 @@
+//! Anthropic's interface. Only this folder knows its JSON.
+
+pub(crate) mod budget;
+mod content;
+pub(crate) mod request;
+pub(crate) mod response;
+pub(crate) mod stream;

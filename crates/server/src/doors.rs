@@ -1,0 +1,183 @@
+//! What every request passes on its way in and out: a name for it, the keys, and a count.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+
+use crate::app::App;
+use crate::error::ApiError;
+use crate::keys::{Caller, Scope};
+
+/// The name of a request, as an extension of it.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub(crate) String);
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How errors are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    OpenAi,
+    Anthropic,
+}
+
+/// The way in and out.
+pub(crate) async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    let path = request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
+    let dialect = if path.starts_with("/v1/messages") { Dialect::Anthropic } else { Dialect::OpenAi };
+    let origin = allowed_origin(&app, request.headers());
+    app.metrics.in_flight.inc();
+    let response = match check(&app, &path, &request) {
+        _ if origin.is_some() && request.method() == Method::OPTIONS => preflight(),
+        Err(error) => respond(&error, dialect, &id),
+        Ok(caller) => {
+            request.extensions_mut().insert(RequestId(id.clone()));
+            request.extensions_mut().insert(caller);
+            // What a request asks for cannot make a handler panic; if one does, the others do not notice.
+            AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
+                app.metrics.panics.inc();
+                let error = ApiError::internal("the program failed over this request; this is a fault of the program");
+                respond(&error, dialect, &id)
+            })
+        }
+    };
+    app.metrics.in_flight.dec();
+    app.metrics.http(&path, response.status().as_u16());
+    finish(response, &id, origin)
+}
+
+/// An error as a response.
+pub(crate) fn respond(error: &ApiError, dialect: Dialect, id: &str) -> Response {
+    let body = match dialect {
+        Dialect::OpenAi => error.openai(),
+        Dialect::Anthropic => error.anthropic(Some(id)),
+    };
+    let mut response = (error.status, axum::Json(body)).into_response();
+    if let Some(seconds) = error.retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    if error.status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    // What is left of a body that was refused is not read.
+    if matches!(error.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn finish(mut response: Response, id: &str, origin: Option<HeaderValue>) -> Response {
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(id) {
+        headers.insert(X_REQUEST_ID, id);
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::VARY, HeaderValue::from_static("origin"));
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id, retry-after"));
+    }
+    response
+}
+
+/// The client's name for a request, if it is one; a new one otherwise.
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok());
+    let is_name = |id: &&str| {
+        (1..=128).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    };
+    given.filter(is_name).map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned)
+}
+
+/// Whether the request may come in, and as whom.
+fn check(app: &App, path: &str, request: &Request) -> Result<Caller, ApiError> {
+    let Some(needed) = scope_of(path) else {
+        return Ok(Caller { name: String::new(), scope: Scope::Metrics });
+    };
+    let headers = request.headers();
+    let Some(keys) = &app.keys else {
+        check_host(app, headers)?;
+        return Ok(Caller { name: String::new(), scope: Scope::Admin });
+    };
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.as_bytes().split_at_checked(7))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
+        .map(|(_, key)| key)
+        .or_else(|| headers.get("x-api-key").map(HeaderValue::as_bytes));
+    let Some(caller) = given.and_then(|key| keys.find(key.trim_ascii())) else {
+        let message = match given {
+            None => "there is no API key; send it as `authorization: Bearer KEY`",
+            Some(_) => "the API key is not known here",
+        };
+        return Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
+    };
+    if caller.scope < needed {
+        let message = format!("the key {:?} does not open this path", caller.name);
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "insufficient_scope", message));
+    }
+    if needed == Scope::User
+        && let Err(seconds) = keys.count(&caller.name)
+    {
+        app.metrics.rejected("rate");
+        let message = format!("the key {:?} has asked as often as it may in a minute; try again later", caller.name);
+        return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).with_retry_after(seconds));
+    }
+    Ok(caller)
+}
+
+/// What a path takes. Only those that say whether the server lives, and the page itself, are open: they hold no data.
+/// Everything else is closed, paths that do not exist included.
+fn scope_of(path: &str) -> Option<Scope> {
+    match path {
+        "/livez" | "/readyz" | "/startupz" | "/health" | "/" | "/ui/{file}" => None,
+        "/metrics" | "/stats" => Some(Scope::Metrics),
+        _ => Some(Scope::User),
+    }
+}
+
+/// Without keys, whoever reaches the port may ask. A page of another site in the user's own browser reaches it too, if it
+/// lets its name point here; but then the browser says that name.
+fn check_host(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(host) = headers.get(header::HOST) else { return Ok(()) };
+    let host = host.to_str().unwrap_or("?");
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let is_known = name.parse::<std::net::IpAddr>().is_ok()
+        || name.eq_ignore_ascii_case("localhost")
+        || app.options.hosts.iter().any(|known| known.eq_ignore_ascii_case(name));
+    if is_known {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(100).collect();
+    let message = format!("this server has no keys and does not answer under the name {shown:?}; give it --allow-host {shown}, or keys");
+    Err(ApiError::new(StatusCode::FORBIDDEN, "host_not_allowed", message))
+}
+
+/// The page's origin, if pages from there may ask.
+fn allowed_origin(app: &App, headers: &HeaderMap) -> Option<HeaderValue> {
+    let origin = headers.get(header::ORIGIN)?;
+    app.options.cors_origins.iter().any(|known| known.as_bytes() == origin.as_bytes()).then(|| origin.clone())
+}
+
+/// What a browser wants to know before it lets a page ask.
+fn preflight() -> Response {
+    let headers = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "authorization, content-type, x-api-key, x-request-id, anthropic-version, anthropic-beta",
+        ),
+        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
+}

@@ -1,0 +1,229 @@
+//! What each path does.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{FromRequest, Path, Request, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde_json::Value;
+
+use crate::answer;
+use crate::anthropic;
+use crate::app::App;
+use crate::body;
+use crate::doors::{Dialect, RequestId, respond};
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::keys::Caller;
+use crate::openai::stream::ChatFrames;
+use crate::openai::{chat, completions, models, text};
+use crate::record::Record;
+use crate::served::Served;
+use crate::stream;
+
+/// A request with a body, not yet read.
+pub(crate) struct Incoming {
+    app: Arc<App>,
+    id: String,
+    caller: Caller,
+    headers: HeaderMap,
+    body: axum::body::Body,
+}
+
+impl FromRequest<Arc<App>> for Incoming {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Self::Rejection> {
+        let (parts, body) = request.into_parts();
+        let id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+        let caller = parts.extensions.get::<Caller>().cloned().expect("the doors say who calls");
+        Ok(Self { app: app.clone(), id, caller, headers: parts.headers, body })
+    }
+}
+
+/// A request whose body was read into a `T` by one of the interfaces.
+struct Understood<T> {
+    served: Arc<Served>,
+    /// The model, as the request names it.
+    model: String,
+    record: Arc<Record>,
+    read: T,
+}
+
+impl Incoming {
+    /// Reads the body and lets `read` understand it, on a thread where that holds nobody up.
+    async fn understand<T: Send + 'static>(
+        self,
+        path: &'static str,
+        user: impl Fn(&T) -> Option<String>,
+        read: impl FnOnce(&App, &Served, &Caller, Fields) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<Understood<T>, ApiError> {
+        let Self { app, id, caller, headers, body } = self;
+        let place = app.admit()?;
+        let arrived = Instant::now();
+        let body = body::read(&app, &headers, body).await?;
+        let (shared, by) = (app.clone(), caller.clone());
+        let work = move || {
+            let mut fields = Fields::of_body(&body.bytes)?;
+            // The text is not needed any more, and what was read of it may be many times as large.
+            let model = fields.string("model")?;
+            let served = shared.versions.find(&shared.options, model.as_deref())?;
+            refuse_early(&shared, &served)?;
+            let read = read(&shared, &served, &by, fields)?;
+            drop(body);
+            Ok((served, model, read))
+        };
+        let (served, model, read) = app.text(work).await?;
+        let model = model.unwrap_or_else(|| app.options.names[0].clone());
+        let user = user(&read);
+        let record = Record::new(app.metrics.clone(), place, id, path, model.clone(), caller.name, user, arrived);
+        Ok(Understood { served, model, record: Arc::new(record), read })
+    }
+
+    /// Answers at once, with what `read` makes of the body.
+    async fn at_once(
+        self,
+        read: impl FnOnce(&Served, Fields) -> Result<Value, ApiError> + Send + 'static,
+    ) -> Result<Response, ApiError> {
+        let Self { app, headers, body, .. } = self;
+        let _place = app.admit()?;
+        let body = body::read(&app, &headers, body).await?;
+        let shared = app.clone();
+        let work = move || {
+            let mut fields = Fields::of_body(&body.bytes)?;
+            let model = fields.string("model")?;
+            let served = shared.versions.find(&shared.options, model.as_deref())?;
+            let answer = read(&served, fields)?;
+            drop(body);
+            Ok(answer)
+        };
+        Ok(Json(app.text(work).await?).into_response())
+    }
+}
+
+/// Where the queue is full, nobody's text needs to be looked at.
+fn refuse_early(app: &App, served: &Served) -> Result<(), ApiError> {
+    served.engine.room().map_err(|refused| {
+        let error = ApiError::from(refused);
+        app.metrics.rejected(error.code);
+        error
+    })
+}
+
+/// An error in the interface's words.
+async fn or_error(
+    incoming: Incoming,
+    dialect: Dialect,
+    answer: impl AsyncFnOnce(Incoming) -> Result<Response, ApiError>,
+) -> Response {
+    let id = incoming.id.clone();
+    answer(incoming).await.unwrap_or_else(|error| respond(&error, dialect, &id))
+}
+
+pub(crate) async fn chat_completions(incoming: Incoming) -> Response {
+    or_error(incoming, Dialect::OpenAi, async |incoming| {
+        let (app, began) = (incoming.app.clone(), Instant::now());
+        let understood = incoming.understand("/v1/chat/completions", |chat: &chat::Chat| chat.user.clone(), chat::read);
+        let Understood { served, model, record, read } = understood.await?;
+        let chat::Chat { ask, stream, include_usage, .. } = read;
+        let id = format!("chatcmpl-{}", uuid::Uuid::new_v4().simple());
+        let (answers, with_logprobs) = (ask.answers, ask.logprobs.is_some());
+        let pieces = begin(&app, &served, vec![ask], &record)?;
+        if !stream {
+            let whole = answer::whole(pieces, answers).await?;
+            return Ok(Json(chat::response(&served, &model, &id, &whole, with_logprobs)).into_response());
+        }
+        let (created, told) = (crate::clock::unix_seconds(), vec![(false, 0); answers]);
+        let chunks = chat::Chunks { served, model, id, created, with_logprobs, told };
+        Ok(stream::respond(ChatFrames { chunks, include_usage, began }, pieces, answers, record))
+    })
+    .await
+}
+
+pub(crate) async fn completions(incoming: Incoming) -> Response {
+    or_error(incoming, Dialect::OpenAi, async |incoming| {
+        let (app, began) = (incoming.app.clone(), Instant::now());
+        let user = |read: &completions::Completions| read.user.clone();
+        let understood = incoming.understand("/v1/completions", user, completions::read).await?;
+        let Understood { served, model, record, read } = understood;
+        let completions::Completions { asks, stream, include_usage, form, .. } = read;
+        let id = format!("cmpl-{}", uuid::Uuid::new_v4().simple());
+        let answers = asks.iter().map(|ask| ask.answers).sum();
+        let pieces = begin(&app, &served, asks, &record)?;
+        if !stream {
+            let whole = answer::whole(pieces, answers).await?;
+            return Ok(Json(completions::response(&served, &model, &id, &whole, &form)).into_response());
+        }
+        let (created, offsets) = (crate::clock::unix_seconds(), vec![0; answers]);
+        let chunks = completions::Chunks { served, model, id, created, include_usage, form, offsets, began };
+        Ok(stream::respond(chunks, pieces, answers, record))
+    })
+    .await
+}
+
+pub(crate) async fn messages(incoming: Incoming) -> Response {
+    use anthropic::request::Messages;
+    or_error(incoming, Dialect::Anthropic, async |incoming| {
+        let (app, request_id) = (incoming.app.clone(), incoming.id.clone());
+        let user = |read: &Messages| read.user.clone();
+        let understood = incoming.understand("/v1/messages", user, anthropic::request::read).await?;
+        let Understood { served, model, record, read: Messages { ask, stream, .. } } = understood;
+        let id = format!("msg_{}", uuid::Uuid::new_v4().simple());
+        let (stops, prompt_tokens) = (ask.drawing.stop.clone(), ask.prompt.len());
+        let pieces = begin(&app, &served, vec![ask], &record)?;
+        if !stream {
+            let whole = answer::whole(pieces, 1).await?;
+            return Ok(Json(anthropic::response::response(&model, &id, &stops, &whole[0])).into_response());
+        }
+        let frames = anthropic::stream::MessageFrames::new(model, id, request_id, stops, prompt_tokens);
+        Ok(stream::respond(frames, pieces, 1, record))
+    })
+    .await
+}
+
+fn begin(
+    app: &App,
+    served: &Arc<Served>,
+    asks: Vec<answer::Ask>,
+    record: &Arc<Record>,
+) -> Result<tokio::sync::mpsc::Receiver<(usize, answer::Piece)>, ApiError> {
+    answer::start(app, served, asks, record).inspect_err(|error| record.failed(error))
+}
+
+pub(crate) async fn count_tokens(incoming: Incoming) -> Response {
+    or_error(incoming, Dialect::Anthropic, async |incoming| {
+        incoming.at_once(|served, fields| anthropic::request::count(served, fields)).await
+    })
+    .await
+}
+
+pub(crate) async fn tokenize(incoming: Incoming) -> Response {
+    or_error(incoming, Dialect::OpenAi, async |incoming| incoming.at_once(text::tokenize).await).await
+}
+
+pub(crate) async fn detokenize(incoming: Incoming) -> Response {
+    or_error(incoming, Dialect::OpenAi, async |incoming| incoming.at_once(text::detokenize).await).await
+}
+
+pub(crate) async fn apply_template(incoming: Incoming) -> Response {
+    or_error(incoming, Dialect::OpenAi, async |incoming| incoming.at_once(text::apply_template).await).await
+}
+
+pub(crate) async fn list_models(State(app): State<Arc<App>>) -> Json<Value> {
+    Json(models::list(&app))
+}
+
+pub(crate) async fn one_model(
+    State(app): State<Arc<App>>,
+    Extension(RequestId(id)): Extension<RequestId>,
+    Path(name): Path<String>,
+) -> Response {
+    // Names may have slashes in them, as those of published models do.
+    let found = match name.strip_suffix("/versions") {
+        Some(name) => models::versions(&app, name),
+        None => models::one(&app, &name),
+    };
+    found.map_or_else(|error| respond(&error, Dialect::OpenAi, &id), |found| Json(found).into_response())
+}

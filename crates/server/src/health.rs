@@ -1,0 +1,112 @@
+//! Whether the server lives, is ready, and how it fares.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::metrics::BLOCK_TOKENS;
+use crate::versions::State as VersionState;
+
+/// Says no while a step of an engine takes longer than it may: a server that hangs is not alive, and whoever watches over
+/// it should start it again.
+pub(crate) async fn live(State(app): State<Arc<App>>) -> Response {
+    match overdue(&app) {
+        Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, problem).into_response(),
+        None => "ok\n".into_response(),
+    }
+}
+
+/// Says no while no version serves, and once the server is about to end.
+pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
+    let not_yet = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    if app.leaving.load(Ordering::Acquire) {
+        return not_yet("draining\n".to_owned());
+    }
+    if app.versions.newest().is_none() {
+        return not_yet(why_not(&app));
+    }
+    overdue(&app).map_or_else(|| "ok\n".into_response(), not_yet)
+}
+
+/// Says no until a version has served once.
+pub(crate) async fn started(State(app): State<Arc<App>>) -> Response {
+    match app.versions.newest() {
+        Some(_) => "ok\n".into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, why_not(&app)).into_response(),
+    }
+}
+
+fn why_not(app: &App) -> String {
+    let states = app.versions.states();
+    let failed = states.iter().find_map(|(version, state)| match state {
+        VersionState::End(Some(error)) => Some(format!("version {version} cannot be served: {error}\n")),
+        _ => None,
+    });
+    failed.unwrap_or_else(|| "loading\n".to_owned())
+}
+
+/// What is overdue, if anything is.
+pub(crate) fn overdue(app: &App) -> Option<String> {
+    let limit = app.options.step_timeout;
+    app.versions.states().into_iter().find_map(|(version, state)| {
+        let (VersionState::Available(served) | VersionState::Unloading(served)) = state else { return None };
+        let in_step = served.engine.health().in_step.filter(|in_step| *in_step > limit)?;
+        Some(format!("a step of version {version} has taken {in_step:.1?}, and may take {limit:?}\n"))
+    })
+}
+
+/// `/metrics`.
+pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let text = app.metrics.text(&app.options.names[0], &app.versions.engines(), app.options.vllm_metrics);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// `/stats`: what the page's charts are drawn from.
+pub(crate) async fn stats(State(app): State<Arc<App>>) -> Json<Value> {
+    let served = app.versions.newest();
+    let stats = served.as_ref().map(|served| served.engine.stats()).unwrap_or_default();
+    let state = match (&served, app.leaving.load(Ordering::Acquire)) {
+        (_, true) => "draining",
+        (None, _) => "loading",
+        (Some(_), _) => "ready",
+    };
+    let (failed, ended) = app.metrics.failed_and_ended();
+    let [ttft, itl, e2e] = app.metrics.recent();
+    let mtp = (stats.proposed > 0).then(|| {
+        json!({ "proposed_total": stats.proposed, "accepted_total": stats.accepted, "speedup": stats.mtp_speedup })
+    });
+    Json(json!({
+        "model": app.options.names[0],
+        "version": served.as_ref().map(|served| served.version.to_string()),
+        "state": state,
+        "uptime_seconds": app.started.elapsed().as_secs_f64(),
+        "max_model_len": served.as_ref().map(|served| served.max_model_len),
+        "max_batch_size": app.options.engine.max_batch_size,
+        "running": stats.running,
+        "waiting": stats.waiting,
+        "requests_total": ended,
+        "failed_total": failed,
+        "rejected_total": app.metrics.rejected_total(),
+        "cancelled_total": stats.cancelled,
+        "preemptions_total": stats.preemptions,
+        "prompt_tokens_total": stats.prompt_tokens,
+        "generation_tokens_total": stats.answer_tokens,
+        "cached_tokens_total": stats.cached_tokens,
+        "queried_tokens_total": stats.queried_tokens,
+        "steps_total": stats.steps,
+        "kv_blocks": stats.blocks,
+        "kv_blocks_used": stats.blocks_used,
+        "kv_blocks_in_use": stats.blocks_in_use,
+        "kv_block_tokens": BLOCK_TOKENS,
+        "ttft_seconds": ttft,
+        "itl_seconds": itl,
+        "e2e_seconds": e2e,
+        "mtp": mtp,
+    }))
+}

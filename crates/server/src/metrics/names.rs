@@ -1,0 +1,100 @@
+//! What the numbers are called.
+
+use engine::Stats;
+use prometheus::proto::{MetricFamily, MetricType};
+
+/// Tokens of a block of latents.
+pub(crate) const BLOCK_TOKENS: usize = model::BLOCK_TOKENS;
+
+/// A number of an engine.
+pub(crate) struct Number {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) kind: MetricType,
+    /// Nothing where it was not measured.
+    pub(crate) value: fn(&Stats) -> Option<f64>,
+}
+
+const fn gauge(name: &'static str, help: &'static str, value: fn(&Stats) -> Option<f64>) -> Number {
+    Number { name, help, kind: MetricType::GAUGE, value }
+}
+
+const fn counter(name: &'static str, help: &'static str, value: fn(&Stats) -> Option<f64>) -> Number {
+    Number { name, help, kind: MetricType::COUNTER, value }
+}
+
+/// All of them.
+pub(crate) const OF_ENGINE: &[Number] = &[
+    gauge("hadal_running_requests", "Requests that are answered now", |s| Some(s.running as f64)),
+    gauge("hadal_waiting_requests", "Requests that wait for their turn", |s| Some(s.waiting as f64)),
+    gauge("hadal_kv_blocks", "Blocks of latents that there may be", |s| Some(s.blocks as f64)),
+    gauge("hadal_kv_blocks_used", "Blocks of latents that there are, those kept for later prompts included", |s| {
+        Some(s.blocks_used as f64)
+    }),
+    gauge("hadal_kv_usage_ratio", "Share of the blocks that requests need now", |s| {
+        Some(if s.blocks == 0 { 0.0 } else { s.blocks_in_use as f64 / s.blocks as f64 })
+    }),
+    counter("hadal_steps_total", "Steps of the engine", |s| Some(s.steps as f64)),
+    counter("hadal_prompt_tokens_total", "Prompt tokens that the model was run over", |s| Some(s.prompt_tokens as f64)),
+    counter("hadal_generation_tokens_total", "Tokens of answers", |s| Some(s.answer_tokens as f64)),
+    counter("hadal_prefix_queried_tokens_total", "Prompt tokens that were looked for in the cache", |s| {
+        Some(s.queried_tokens as f64)
+    }),
+    counter("hadal_prefix_cached_tokens_total", "Prompt tokens that were found in the cache", |s| {
+        Some(s.cached_tokens as f64)
+    }),
+    counter("hadal_preemptions_total", "Times that a request made room for others", |s| Some(s.preemptions as f64)),
+    counter("hadal_cancelled_requests_total", "Requests whose clients left", |s| Some(s.cancelled as f64)),
+    counter("hadal_kv_evicted_blocks_total", "Blocks of latents that were forgotten", |s| Some(s.evicted_blocks as f64)),
+    counter("hadal_decode_steps_total", "Steps in which answers went on", |s| Some(s.decode_steps as f64)),
+    counter("hadal_decoded_tokens_total", "Tokens that those steps ran over, proposals included", |s| Some(s.decoded as f64)),
+    counter("hadal_spec_proposed_tokens_total", "Tokens that the MTP layer proposed", |s| Some(s.proposed as f64)),
+    counter("hadal_spec_accepted_tokens_total", "Proposed tokens that were the ones to be drawn", |s| Some(s.accepted as f64)),
+    gauge("hadal_spec_speedup_ratio", "How many times as fast an answer alone is with proposals", |s| s.mtp_speedup),
+];
+
+/// Our names, and vLLM's for the same.
+const ALIASES: &[(&str, &str)] = &[
+    ("hadal_running_requests", "vllm:num_requests_running"),
+    ("hadal_waiting_requests", "vllm:num_requests_waiting"),
+    ("hadal_kv_usage_ratio", "vllm:kv_cache_usage_perc"),
+    ("hadal_prefix_queried_tokens_total", "vllm:prefix_cache_queries_total"),
+    ("hadal_prefix_cached_tokens_total", "vllm:prefix_cache_hits_total"),
+    ("hadal_prompt_tokens_total", "vllm:prompt_tokens_total"),
+    ("hadal_generation_tokens_total", "vllm:generation_tokens_total"),
+    ("hadal_preemptions_total", "vllm:num_preemptions_total"),
+    ("hadal_time_to_first_token_seconds", "vllm:time_to_first_token_seconds"),
+    ("hadal_inter_token_latency_seconds", "vllm:inter_token_latency_seconds"),
+    ("hadal_request_time_per_output_token_seconds", "vllm:request_time_per_output_token_seconds"),
+    ("hadal_request_duration_seconds", "vllm:e2e_request_latency_seconds"),
+    ("hadal_request_queue_seconds", "vllm:request_queue_time_seconds"),
+    ("hadal_request_prefill_seconds", "vllm:request_prefill_time_seconds"),
+    ("hadal_request_decode_seconds", "vllm:request_decode_time_seconds"),
+    ("hadal_request_prompt_tokens", "vllm:request_prompt_tokens"),
+    ("hadal_request_generation_tokens", "vllm:request_generation_tokens"),
+    ("hadal_request_success_total", "vllm:request_success_total"),
+    // Each draft is of one token.
+    ("hadal_spec_proposed_tokens_total", "vllm:spec_decode_num_drafts_total"),
+    ("hadal_spec_proposed_tokens_total", "vllm:spec_decode_num_draft_tokens_total"),
+    ("hadal_spec_accepted_tokens_total", "vllm:spec_decode_num_accepted_tokens_total"),
+    ("hadal_spec_accepted_tokens_total", "vllm:spec_decode_num_accepted_tokens_per_pos_total"),
+    ("hadal_cache_config_info", "vllm:cache_config_info"),
+    ("hadal_admission_rejections_total", "vllm:admission_rejections_total"),
+];
+
+/// The same numbers under vLLM's names.
+pub(crate) fn aliases(ours: &[MetricFamily]) -> Vec<MetricFamily> {
+    let alias = |(name, alias): &(&str, &str)| {
+        let mut family = ours.iter().find(|family| family.name() == *name)?.clone();
+        family.set_name((*alias).to_owned());
+        if alias.ends_with("per_pos_total") {
+            for metric in family.mut_metric() {
+                let mut labels = metric.take_label();
+                labels.push(super::label("position", "0"));
+                metric.set_label(labels);
+            }
+        }
+        Some(family)
+    };
+    ALIASES.iter().filter_map(alias).collect()
+}

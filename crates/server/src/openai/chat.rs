@@ -1,0 +1,289 @@
+//! `/v1/chat/completions`.
+
+use std::sync::Arc;
+
+use grammar::{Function, Grammar};
+use serde_json::{Value, json};
+use tokenizer::{Message, Start};
+
+use crate::answer::{Ask, Outcome, Whole, deadline};
+use crate::app::App;
+use crate::assemble::{Delta, Reading};
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::keys::Caller;
+use crate::openai::logprobs;
+use crate::openai::messages::{self, Tool, ToolChoice};
+use crate::openai::sampling::{Drawing, MAX_LOGPROBS};
+use crate::openai::shape;
+use crate::prompt::{Conversation, Variables};
+use crate::served::Served;
+
+/// A request, read.
+pub(crate) struct Chat {
+    pub(crate) ask: Ask,
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
+    pub(crate) user: Option<String>,
+}
+
+/// Reads a body and makes its prompt. May take a while for a long one.
+pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fields) -> Result<Chat, ApiError> {
+    let conversation = messages::messages(&mut fields)?;
+    let tools = messages::tools(&mut fields)?;
+    let choice = messages::tool_choice(&mut fields, &tools)?;
+    let parallel = fields.boolean("parallel_tool_calls")?.unwrap_or(true);
+    let format = shape::read(&mut fields)?;
+    let drawing = Drawing::read(&mut fields, served)?;
+    let variables = Variables::read(&mut fields, served)?;
+    let logprobs = logprobs_asked(&mut fields)?;
+    let max_tokens = max_tokens(&mut fields)?;
+    let stream = fields.boolean("stream")?.unwrap_or(false);
+    let include_usage = stream_options(&mut fields, stream)?;
+    let user = described(&mut fields)?;
+    others(&mut fields)?;
+    fields.end()?;
+    if drawing.return_progress && !stream {
+        let message = "return_progress needs stream: only a streamed answer has a place for it";
+        return Err(ApiError::field("invalid_value", "return_progress", message));
+    }
+
+    let tools = if choice == ToolChoice::None { Vec::new() } else { tools };
+    let conversation = Conversation { messages: conversation, tools: &tools, variables };
+    let prompt = conversation.encode(served)?;
+    let start = if served.opens_reasoning(&prompt) { Start::Reasoning } else { Start::Answer };
+    let grammar = match demanded(served, &tools, &choice, parallel) {
+        Some(_) if format.is_some() => {
+            let message = "response_format and a tool_choice that demands a call exclude each other";
+            return Err(ApiError::field("invalid_value", "response_format", message));
+        }
+        Some(calls) => Some(("tools", calls)),
+        None => format.map(|format| ("response_format", format)),
+    };
+    let constraint = served.constraints(grammar, start)?;
+    let reading = Reading::Chat { start, tools: !tools.is_empty(), one_call: !parallel };
+    let max_tokens = served.max_tokens(prompt.len(), max_tokens, "max_completion_tokens")?;
+    let ask = Ask {
+        prompt,
+        answers: drawing.n,
+        seed: drawing.seed.unwrap_or_else(|| app.next_seed()),
+        max_tokens,
+        logprobs,
+        prompt_logprobs: None,
+        constraint,
+        reading,
+        salt: app.salt(caller, drawing.salt.as_deref()),
+        deadline: deadline(app.options.request_timeout),
+        drawing,
+    };
+    Ok(Chat { ask, stream, include_usage, user })
+}
+
+/// The calls that an answer must consist of, if it must.
+fn demanded(served: &Served, tools: &[Tool], choice: &ToolChoice, parallel: bool) -> Option<Grammar> {
+    let function = |tool: &Tool| Function { name: tool.name.clone(), parameters: Some(tool.parameters.clone()) };
+    let (functions, parallel) = match choice {
+        ToolChoice::Required => (tools.iter().map(function).collect(), parallel),
+        ToolChoice::Named(name) => (tools.iter().filter(|tool| tool.name == *name).map(function).collect(), false),
+        ToolChoice::Auto | ToolChoice::None => return None,
+    };
+    Some(Grammar::Tools { format: served.format, functions, parallel })
+}
+
+/// `max_completion_tokens`, or by its old name `max_tokens`.
+fn max_tokens(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
+    let new = fields.integer("max_completion_tokens", 1..=u64::from(u32::MAX))?;
+    let old = fields.integer("max_tokens", 1..=u64::from(u32::MAX))?;
+    match (new, old) {
+        (Some(new), Some(old)) if new != old => {
+            let message = format!("max_tokens is {old} and max_completion_tokens {new}; they mean the same, so give one of them");
+            Err(ApiError::field("invalid_value", "max_tokens", message))
+        }
+        _ => Ok(new.or(old)),
+    }
+}
+
+fn logprobs_asked(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    let wanted = fields.boolean("logprobs")?.unwrap_or(false);
+    match fields.integer("top_logprobs", 0..=MAX_LOGPROBS)? {
+        Some(top) if top > 0 && !wanted => {
+            Err(ApiError::field("invalid_value", "top_logprobs", "top_logprobs needs logprobs to be true"))
+        }
+        top => Ok(wanted.then_some(top.unwrap_or(0) as usize)),
+    }
+}
+
+/// Whether the last chunk of a stream is to give the usage.
+pub(crate) fn stream_options(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
+    let Some(mut options) = fields.object("stream_options")? else { return Ok(false) };
+    if !stream {
+        return Err(ApiError::field("invalid_value", "stream_options", "stream_options needs stream to be true"));
+    }
+    let include_usage = options.boolean("include_usage")?.unwrap_or(false);
+    options.unsupported("include_obfuscation", |value| value == false)?;
+    options.end()?;
+    Ok(include_usage)
+}
+
+/// Fields that describe the request to those who look at the log: the user's name. Those that would only matter to a
+/// service of many machines or with a memory (`metadata`, `prompt_cache_key`) are read and mean nothing else.
+pub(crate) fn described(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    let user = fields.string("user")?;
+    let safety = fields.string("safety_identifier")?;
+    fields.string("prompt_cache_key")?;
+    fields.unsupported("prompt_cache_retention", |value| value == "in_memory")?;
+    fields.object("metadata")?;
+    let name = safety.or(user);
+    if name.as_ref().is_some_and(|name| name.len() > 512) {
+        return Err(ApiError::field("invalid_value", "user", "user may have 512 bytes"));
+    }
+    Ok(name)
+}
+
+/// Fields of the published interface that ask for what is not done here.
+fn others(fields: &mut Fields) -> Result<(), ApiError> {
+    fields.unsupported("audio", |_| false)?;
+    fields.unsupported("modalities", |value| *value == json!(["text"]))?;
+    fields.unsupported("functions", |_| false)?;
+    fields.unsupported("function_call", |_| false)?;
+    fields.unsupported("prediction", |_| false)?;
+    fields.unsupported("service_tier", |value| value == "auto" || value == "default")?;
+    fields.unsupported("store", |value| value == false)?;
+    fields.unsupported("verbosity", |value| value == "medium")?;
+    fields.unsupported("web_search_options", |_| false)
+}
+
+/// The whole answer.
+pub(crate) fn response(served: &Served, model: &str, id: &str, answers: &[Whole], with_logprobs: bool) -> Value {
+    let choices: Vec<Value> = answers
+        .iter()
+        .enumerate()
+        .map(|(index, Whole { delta, outcome, .. })| {
+            let Delta { reasoning, content, calls, tokens } = delta;
+            let calls: Vec<Value> = calls.iter().enumerate().map(|(i, call)| tool_call(id, index, i, call)).collect();
+            let content = if content.is_empty() && !calls.is_empty() { Value::Null } else { content.as_str().into() };
+            let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
+            if let Some(reasoning) = reasoning {
+                message["reasoning_content"] = reasoning.as_str().into();
+            }
+            if !calls.is_empty() {
+                message["tool_calls"] = calls.into();
+            }
+            json!({
+                "index": index,
+                "message": message,
+                "logprobs": if with_logprobs { logprobs::chat(served, tokens) } else { Value::Null },
+                "finish_reason": outcome.finish.openai(),
+            })
+        })
+        .collect();
+    let outcomes: Vec<Outcome> = answers.iter().map(|answer| answer.outcome).collect();
+    json!({
+        "id": id,
+        "object": "chat.completion",
+        "created": crate::clock::unix_seconds(),
+        "model": model,
+        "system_fingerprint": served.fingerprint,
+        "choices": choices,
+        "usage": usage(&outcomes),
+    })
+}
+
+/// A call as a message has it. Its name within the answer is enough to tell it from all others.
+pub(crate) fn tool_call(id: &str, answer: usize, index: usize, call: &tokenizer::ToolCall) -> Value {
+    let unique = id.rsplit('-').next().unwrap_or(id);
+    json!({
+        "id": format!("call_{unique}_{answer}_{index}"),
+        "type": "function",
+        "function": { "name": call.name, "arguments": call.arguments },
+    })
+}
+
+/// Tokens of all answers to one prompt.
+pub(crate) fn usage(outcomes: &[Outcome]) -> Value {
+    let prompt = outcomes.first().map_or(0, |outcome| outcome.usage.prompt);
+    let cached = outcomes.first().map_or(0, |outcome| outcome.usage.cached);
+    let answer: usize = outcomes.iter().map(|outcome| outcome.usage.answer).sum();
+    let reasoning: usize = outcomes.iter().map(|outcome| outcome.reasoning_tokens).sum();
+    json!({
+        "prompt_tokens": prompt,
+        "completion_tokens": answer,
+        "total_tokens": prompt + answer,
+        "prompt_tokens_details": { "cached_tokens": cached },
+        "completion_tokens_details": { "reasoning_tokens": reasoning },
+    })
+}
+
+/// A chat's prompt without an answer: `/apply-template`, `/tokenize` and counting.
+pub(crate) fn prompt_only(fields: &mut Fields, served: &Served) -> Result<(Vec<Message>, Vec<Tool>, Variables), ApiError> {
+    let messages = messages::messages(fields)?;
+    let tools = messages::tools(fields)?;
+    let variables = Variables::read(fields, served)?;
+    Ok((messages, tools, variables))
+}
+
+/// What the stream of a chat remembers between its chunks.
+pub(crate) struct Chunks {
+    pub(crate) served: Arc<Served>,
+    pub(crate) model: String,
+    pub(crate) id: String,
+    pub(crate) created: u64,
+    pub(crate) with_logprobs: bool,
+    /// Of each answer: whether its role was told, and its calls so far.
+    pub(crate) told: Vec<(bool, usize)>,
+}
+
+impl Chunks {
+    /// A chunk with these choices.
+    pub(crate) fn chunk(&self, choices: Value) -> Value {
+        json!({
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.served.fingerprint,
+            "choices": choices,
+        })
+    }
+
+    /// What `delta` adds to the answer `index`.
+    pub(crate) fn delta(&mut self, index: usize, delta: &Delta) -> Vec<Value> {
+        let Delta { reasoning, content, calls, tokens } = delta;
+        let (role_told, calls_told) = self.told[index];
+        let mut chunks = Vec::new();
+        let choice = |delta: Value, logprobs: Value| {
+            json!([{ "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": null }])
+        };
+        if !role_told {
+            chunks.push(self.chunk(choice(json!({ "role": "assistant", "content": "" }), Value::Null)));
+        }
+        let mut fields = json!({});
+        if let Some(reasoning) = reasoning.as_ref().filter(|text| !text.is_empty()) {
+            fields["reasoning_content"] = reasoning.as_str().into();
+        }
+        if !content.is_empty() {
+            fields["content"] = content.as_str().into();
+        }
+        if !calls.is_empty() {
+            let calls = calls.iter().enumerate().map(|(i, call)| {
+                let mut call = tool_call(&self.id, index, calls_told + i, call);
+                call["index"] = (calls_told + i).into();
+                call
+            });
+            fields["tool_calls"] = calls.collect();
+        }
+        let has_tokens = self.with_logprobs && !tokens.is_empty();
+        if has_tokens || fields.as_object().is_some_and(|fields| !fields.is_empty()) {
+            let logprobs = if has_tokens { logprobs::chat(&self.served, tokens) } else { Value::Null };
+            chunks.push(self.chunk(choice(fields, logprobs)));
+        }
+        self.told[index] = (true, calls_told + calls.len());
+        chunks
+    }
+
+    /// The end of the answer `index`.
+    pub(crate) fn end(&self, index: usize, outcome: Outcome) -> Value {
+        let reason = outcome.finish.openai();
+        self.chunk(json!([{ "index": index, "delta": {}, "logprobs": null, "finish_reason": reason }]))
+    }
+}

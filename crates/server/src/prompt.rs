@@ -1,0 +1,129 @@
+//! Conversations to prompts.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::Value;
+use tokenizer::{ChatError, ChatOptions, Message};
+
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::openai::messages::Tool;
+use crate::served::Served;
+
+/// A conversation that waits for the model's turn.
+pub(crate) struct Conversation<'a> {
+    pub(crate) messages: Vec<Message>,
+    pub(crate) tools: &'a [Tool],
+    pub(crate) variables: Variables,
+}
+
+/// What a request sets in the model's template. The template itself is always the model's.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Variables(BTreeMap<String, Value>);
+
+/// Names that belong to the server.
+const RESERVED: [&str; 5] = ["messages", "tools", "add_generation_prompt", "bos_token", "eos_token"];
+const MAX_VARIABLES: usize = 16;
+const MAX_VARIABLE_BYTES: usize = 1024;
+
+impl Variables {
+    /// `chat_template_kwargs`, and `reasoning_effort`, which turns thinking on or off where the template can.
+    pub(crate) fn read(fields: &mut Fields, served: &Served) -> Result<Self, ApiError> {
+        let mut variables = BTreeMap::new();
+        let path = fields.path("chat_template_kwargs");
+        match fields.any("chat_template_kwargs") {
+            None => {}
+            Some(Value::Object(map)) if map.len() <= MAX_VARIABLES => {
+                for (name, value) in map {
+                    check(&name, &value, served, &path)?;
+                    variables.insert(name, value);
+                }
+            }
+            Some(Value::Object(map)) => {
+                let message = format!("{path} has {} entries, and may have {MAX_VARIABLES}", map.len());
+                return Err(ApiError::field("too_many_entries", path, message));
+            }
+            Some(other) => return Err(fields.wrong_type("chat_template_kwargs", "an object", &other)),
+        }
+        let efforts = ["none", "minimal", "low", "medium", "high", "xhigh"];
+        if let Some(effort) = fields.choice("reasoning_effort", &efforts)? {
+            let thinks = !matches!(effort, "none" | "minimal");
+            Self(BTreeMap::new()).think(thinks, served, "reasoning_effort")?;
+            variables.entry("thinking".to_owned()).or_insert(thinks.into());
+        }
+        Ok(Self(variables))
+    }
+
+    /// Turns thinking on or off.
+    pub(crate) fn think(mut self, thinks: bool, served: &Served, param: &str) -> Result<Self, ApiError> {
+        if !served.asks_thinking {
+            let message = format!("{param} is set, but this model's template has no choice of thinking; leave it out");
+            return Err(ApiError::field("unsupported_parameter", param, message));
+        }
+        self.0.insert("thinking".to_owned(), thinks.into());
+        Ok(self)
+    }
+}
+
+fn check(name: &str, value: &Value, served: &Served, path: &str) -> Result<(), ApiError> {
+    let shown: String = name.chars().take(64).collect();
+    let wrong = |what: &str| Err(ApiError::field("invalid_value", format!("{path}.{shown}"), format!("{path}.{shown} {what}")));
+    if RESERVED.contains(&name) {
+        return wrong("is the server's own; leave it out");
+    }
+    if !served.template.mentions(name) {
+        return wrong("is not in this model's template, so it would do nothing; leave it out");
+    }
+    match value {
+        Value::Array(_) | Value::Object(_) => wrong("must be true or false, a number or a string"),
+        Value::String(text) if text.len() > MAX_VARIABLE_BYTES => wrong("is longer than 1,024 bytes"),
+        _ => Ok(()),
+    }
+}
+
+impl Conversation<'_> {
+    /// The ids, up to where the model begins.
+    pub(crate) fn encode(self, served: &Served) -> Result<Vec<u32>, ApiError> {
+        let bytes: usize = self.messages.iter().map(|message| message.content.as_ref().map_or(0, String::len)).sum();
+        served.check_bytes(bytes, "messages")?;
+        let (messages, options) = self.for_template(served);
+        served.template.encode(&served.tokenizer, &messages, &options).map_err(|error| refusal(&error))
+    }
+
+    /// The text, up to where the model begins.
+    pub(crate) fn render(self, served: &Served) -> Result<String, ApiError> {
+        let (messages, options) = self.for_template(served);
+        served.template.render(&messages, &options).map_err(|error| refusal(&error))
+    }
+
+    fn for_template(self, served: &Served) -> (Vec<Message>, ChatOptions) {
+        let Self { mut messages, tools, variables: Variables(mut variables) } = self;
+        if !tools.is_empty() && served.prints_tools {
+            variables.insert("tools".to_owned(), tools.iter().map(Tool::json).collect());
+        } else if !tools.is_empty() {
+            describe(&mut messages, tools);
+        }
+        (messages, ChatOptions { add_generation_prompt: true, variables, ..ChatOptions::default() })
+    }
+}
+
+/// Where a template has no place for tools, they are described in the system message, in the words of V3.1's model card.
+fn describe(messages: &mut Vec<Message>, tools: &[Tool]) {
+    let mut text = String::from("## Tools\nYou have access to the following tools:\n");
+    for Tool { name, description, parameters } in tools {
+        let description = description.as_deref().unwrap_or_default();
+        write!(text, "\n### {name}\nDescription: {description}\n\nParameters: {parameters}\n").expect("a string takes any text");
+    }
+    match messages.iter_mut().find(|message| message.role == "system") {
+        Some(system) => {
+            let content = system.content.get_or_insert_default();
+            *content = if content.is_empty() { text } else { format!("{content}\n\n{text}") };
+        }
+        None => messages.insert(0, Message::new("system", text)),
+    }
+}
+
+fn refusal(error: &ChatError) -> ApiError {
+    ApiError::field("template_refused", "messages", error.to_string())
+}

@@ -1,0 +1,216 @@
+//! A model that is being served: its engine, its tokenizer, its chat format.
+
+use std::sync::Arc;
+
+use engine::{Constraints, Handle, Limits, Sampling};
+use grammar::{Grammar, Grammars};
+use model::Model;
+use serde_json::json;
+use tensor::Ctx;
+use tokenizer::{ChatFormat, ChatOptions, ChatTemplate, Message, Start, Tokenizer};
+
+use crate::error::ApiError;
+use crate::versions::LoadError;
+
+/// What a model directory holds, in memory.
+pub struct Parts {
+    /// The weights.
+    pub model: Model,
+    /// Text to ids.
+    pub tokenizer: Tokenizer,
+    /// Conversations to text.
+    pub template: ChatTemplate,
+    /// Whether a plain completion begins with BOS.
+    pub add_bos: bool,
+    /// How tokens are drawn where a request does not say: generation_config.json, over the published defaults.
+    pub defaults: Sampling,
+    /// Tokens that end an answer.
+    pub stop: Vec<u32>,
+    /// SHA-256 of what decides the model's answers.
+    pub identity: [u8; 32],
+}
+
+/// A model in service.
+pub(crate) struct Served {
+    /// The version's number; 1 for a plain model directory.
+    pub(crate) version: u64,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: ChatTemplate,
+    pub(crate) format: ChatFormat,
+    /// Whether the template prints the definitions of `tools`, and asks for `thinking`.
+    pub(crate) prints_tools: bool,
+    pub(crate) asks_thinking: bool,
+    pub(crate) add_bos: bool,
+    pub(crate) defaults: Sampling,
+    pub(crate) stop: Vec<u32>,
+    /// The longest context that is served.
+    pub(crate) max_model_len: usize,
+    /// Bytes of the longest token: text that is longer than all tokens of a context can be need not be tokenised.
+    longest_token: usize,
+    pub(crate) fingerprint: String,
+    grammars: Grammars,
+    pub(crate) engine: Handle,
+    /// Seconds since 1970 when it was loaded.
+    pub(crate) created: u64,
+}
+
+impl Served {
+    /// Starts an engine for `parts`.
+    pub(crate) fn start(
+        ctx: Ctx,
+        parts: Parts,
+        version: u64,
+        limits: Limits,
+        max_model_len: Option<usize>,
+    ) -> Result<Self, LoadError> {
+        let Parts { model, tokenizer, template, add_bos, defaults, stop, identity } = parts;
+        let longest = model.config.max_position_embeddings;
+        let max_model_len = max_model_len.unwrap_or(longest).min(longest);
+        let longest_token = (0..tokenizer.vocab_size() as u32)
+            .filter_map(|id| tokenizer.token_bytes(id))
+            .map(<[u8]>::len)
+            .max()
+            .unwrap_or(1);
+        let hex: String = identity[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        let grammars = Grammars::new(&tokenizer, model.config.vocab_size)
+            .map_err(|error| LoadError(format!("preparing grammars for the vocabulary: {error}")))?;
+        let engine = Handle::start(ctx, Arc::new(model), limits)
+            .map_err(|error| LoadError(format!("starting the engine: {error}")))?;
+        let (prints_tools, asks_thinking) = (prints_tools(&template), asks_thinking(&template));
+        Ok(Self {
+            version,
+            format: format_of(&template),
+            prints_tools,
+            asks_thinking,
+            tokenizer,
+            template,
+            add_bos,
+            defaults,
+            stop,
+            max_model_len,
+            longest_token,
+            fingerprint: format!("hadal-{}-{hex}", env!("CARGO_PKG_VERSION")),
+            grammars,
+            engine,
+            created: crate::clock::unix_seconds(),
+        })
+    }
+
+    /// Refuses text that cannot fit the context, before anybody takes the time to tokenise it.
+    pub(crate) fn check_bytes(&self, bytes: usize, param: &str) -> Result<(), ApiError> {
+        let most = self.max_model_len.saturating_mul(self.longest_token);
+        if bytes <= most {
+            return Ok(());
+        }
+        let message = format!(
+            "{param} has {bytes} bytes, which no {} tokens can hold; this model's context is {} tokens",
+            self.max_model_len, self.max_model_len
+        );
+        Err(ApiError::field("context_length_exceeded", param, message))
+    }
+
+    /// How many tokens an answer may have after a prompt of `prompt` tokens, of `asked` ones.
+    pub(crate) fn max_tokens(&self, prompt: usize, asked: Option<u64>, param: &str) -> Result<usize, ApiError> {
+        let limit = self.max_model_len;
+        if prompt > limit || (prompt == limit && asked != Some(0)) {
+            let message = format!(
+                "this model's context is {limit} tokens, and the prompt alone has {prompt}; shorten it so that an answer fits"
+            );
+            return Err(ApiError::field("context_length_exceeded", "messages", message));
+        }
+        let room = limit - prompt;
+        match asked {
+            Some(asked) if asked > room as u64 => {
+                let message = format!(
+                    "this model's context is {limit} tokens; the prompt has {prompt} and {param} asks for {asked} more; shorten \
+                     the prompt or ask for at most {room}"
+                );
+                Err(ApiError::field("context_length_exceeded", param, message))
+            }
+            Some(asked) => Ok(asked as usize),
+            None => Ok(room),
+        }
+    }
+
+    /// What holds an answer to a grammar, which a field of the request asks for. Reasoning is free: the grammar begins
+    /// behind it. May take a while.
+    pub(crate) fn constraints(
+        &self,
+        grammar: Option<(&'static str, Grammar)>,
+        start: Start,
+    ) -> Result<Option<Constraints>, ApiError> {
+        let Some((param, grammar)) = grammar else { return Ok(None) };
+        let compiled = self.grammars.compile(&grammar);
+        let compiled = compiled.map_err(|error| ApiError::field("invalid_grammar", param, error.to_string()))?;
+        let after = self.tokenizer.special_tokens().think_end.filter(|_| start == Start::Reasoning);
+        Ok(Some(compiled.constraints(after)))
+    }
+
+    /// Whether a prompt leaves the model inside of its reasoning.
+    pub(crate) fn opens_reasoning(&self, prompt: &[u32]) -> bool {
+        let special = self.tokenizer.special_tokens();
+        let last = prompt.iter().rposition(|&id| Some(id) == special.think_begin || Some(id) == special.think_end);
+        let turn = prompt.iter().rposition(|&id| Some(id) == special.assistant);
+        last.is_some_and(|at| Some(prompt[at]) == special.think_begin && turn.is_none_or(|turn| turn < at))
+    }
+}
+
+/// The published format whose template prints what this one prints. One that prints something else is taken for V3 or
+/// V3.1, by how it writes tool calls.
+fn format_of(template: &ChatTemplate) -> ChatFormat {
+    let call = json!({ "id": "c0", "type": "function", "function": { "name": "f", "arguments": "{}" } });
+    let calls = Message { tool_calls: vec![call], ..Message::new("assistant", "") };
+    let conversations = [
+        vec![Message::new("system", "s"), Message::new("user", "u")],
+        vec![Message::new("user", "u"), Message::new("assistant", "a"), Message::new("user", "v")],
+        vec![Message::new("user", "u"), calls, Message::new("tool", "t")],
+    ];
+    let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
+    // A generation prompt may or may not begin a line after `<think>`: one revision of R1 does, another does not.
+    let prints = |template: &ChatTemplate| {
+        conversations.each_ref().map(|messages| template.render(messages, &options).ok().map(|text| text.trim_end().to_owned()))
+    };
+    let printed = prints(template);
+    let agrees = |format: ChatFormat| {
+        let published = prints(&ChatTemplate::builtin(format));
+        published.iter().zip(&printed).filter(|(a, b)| a.is_some() && a == b).count()
+    };
+    let best = ChatFormat::ALL.into_iter().max_by_key(|&format| (agrees(format), std::cmp::Reverse(format)));
+    match best {
+        Some(format) if agrees(format) > 0 => format,
+        _ if printed[2].as_ref().is_some_and(|text| text.contains("```json")) => ChatFormat::V3,
+        _ => ChatFormat::V31,
+    }
+}
+
+fn prints_tools(template: &ChatTemplate) -> bool {
+    let name = "probe_of_tools";
+    let tool = json!([{ "type": "function", "function": { "name": name, "description": "", "parameters": {} } }]);
+    let mut options = ChatOptions::default();
+    options.variables.insert("tools".to_owned(), tool);
+    template.render(&[Message::new("user", "u")], &options).is_ok_and(|text| text.contains(name))
+}
+
+fn asks_thinking(template: &ChatTemplate) -> bool {
+    let print = |thinking: bool| {
+        let mut options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
+        options.variables.insert("thinking".to_owned(), thinking.into());
+        template.render(&[Message::new("user", "u")], &options).ok()
+    };
+    print(true) != print(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_are_known_by_what_they_print() {
+        for format in ChatFormat::ALL {
+            let template = ChatTemplate::builtin(format);
+            assert_eq!(format_of(&template), format);
+            assert_eq!(prints_tools(&template), format == ChatFormat::V31);
+            assert_eq!(asks_thinking(&template), format == ChatFormat::V31);
+        }
+    }
+}
