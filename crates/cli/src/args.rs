@@ -1,5 +1,6 @@
 mod bench;
 mod plan;
+mod serve;
 
 use std::path::PathBuf;
 
@@ -7,6 +8,7 @@ use clap::{Args as Group, Parser, Subcommand};
 
 pub(crate) use bench::{Bench, BenchCommand, BenchInfer, BenchKernels, BenchMachine, BenchTrain};
 pub(crate) use plan::Plan;
+pub(crate) use serve::{LogFormat, MetricsCompat, MtpMode, Serve};
 
 /// DeepSeek-V3 in Rust, whole: train it, measure it, talk to it.
 #[derive(Parser)]
@@ -33,6 +35,8 @@ pub(crate) enum Command {
     Generate(Generate),
     /// Talk to a model.
     Chat(Chat),
+    /// Serve a model over HTTP: OpenAI's and Anthropic's interfaces, and a page to chat on.
+    Serve(Box<Serve>),
     /// Compute logits, hidden states and router choices of a text, for parity checks.
     Logits(Logits),
     /// Measure the machine, kernels, a model or training, each beside the machine's limits.

@@ -1,4 +1,5 @@
-//! Exit codes: 0 done, 1 the task failed, 2 wrong usage, 3 not enough memory or disk, 5 corrupt data, 130 interrupted.
+//! Exit codes: 0 done, 1 the task failed, 2 wrong usage, 3 not enough memory or disk, 4 cannot reach or
+//! bind, 5 corrupt data, 130 interrupted.
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -17,6 +18,11 @@ impl std::fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// Something that cannot be reached, or an address that cannot be had; exit code 4.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Unreachable(pub(crate) String);
 
 /// Prints the error with its causes, and gives its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
@@ -47,6 +53,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if cause.is::<Usage>() || cause.is::<config::RecipeError>() || cause.is::<config::presets::UnknownPreset>() {
         return Some(2);
+    }
+    if cause.is::<Unreachable>() {
+        return Some(4);
     }
     // Errors that pass another one on unchanged do not show it in the chain.
     if let Some(error) = cause.downcast_ref::<train::Error>() {

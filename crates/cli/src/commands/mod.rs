@@ -11,6 +11,7 @@ mod logits;
 mod plan;
 mod pretrain;
 mod quickstart;
+mod serve;
 mod status;
 mod stored;
 
@@ -32,6 +33,7 @@ pub(crate) fn run(args: Args, started: Instant) -> Result<ExitCode> {
         Command::Resume(args) => pretrain::resume(&args, threads),
         Command::Generate(args) => generate::run(&Ctx::new(threads.with(0))?, &args),
         Command::Chat(args) => chat::run(&Ctx::new(threads.with(0))?, &args),
+        Command::Serve(args) => serve::run(&Ctx::new(threads.with(0))?, &args),
         Command::Logits(args) => logits::run(&Ctx::new(threads.with(0))?, &args),
         Command::Bench(args) => bench::run(&args, threads, started),
         Command::Convert(args) => convert::run(&Ctx::new(threads.with(0))?, &args),
