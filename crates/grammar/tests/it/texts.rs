@@ -57,7 +57,7 @@ fn parse(text: &str) -> Option<Value> {
 #[test]
 fn answers_are_json_that_the_schema_accepts() {
     for schema in schemas() {
-        let (texts, unfinished) = texts(&Grammar::JsonSchema(schema.clone()), 16, 300);
+        let (texts, unfinished) = texts(&Grammar::JsonSchema(schema.clone()), 12, 250);
         assert!(unfinished <= 3, "{schema}: {unfinished} answers did not end");
         for text in texts {
             let value = parse(&text).expect("numbers of these schemas are in bounds");
@@ -167,8 +167,24 @@ fn control_tokens_are_never_drawn() {
     }
     let stuck = compile(&Grammar::Lark("start: <[495]>".to_owned())).unwrap_err();
     assert!(matches!(&stuck, Error::Grammar { .. }) && stuck.to_string().contains("no text can follow"), "{stuck}");
-    let later = constraints(&Grammar::Lark("start: \"a\" <[495]>".to_owned()));
-    let (tokens, end) = answers(&[request(later, 0, 9)], Mtp::Off).remove(0);
-    assert_eq!(TOKENIZER.decode(&tokens, false), "a");
-    assert!(matches!(end, Err(engine::Error::Constraint(_))), "{end:?}");
+}
+
+/// An answer whose grammar leads nowhere, or costs too much, ends with an error, and those beside it go on.
+#[test]
+fn an_answer_that_cannot_go_on_ends_alone() {
+    let nowhere = constraints(&Grammar::Lark("start: \"a\" <[495]>".to_owned()));
+    let expensive = constraints(&Grammar::Lark("start: x*\nx: start x | x start | \"a\" | \"b\"".to_owned()));
+    let fine = constraints(&Grammar::Regex("[ab]{40}".to_owned()));
+    let requests =
+        [request(nowhere, 0, 50), Request { stop: Vec::new(), ..request(expensive, 0, 500) }, request(fine, 0, 50)];
+    let ends: Vec<(String, Result<Finish, String>)> = answers(&requests, Mtp::Off)
+        .into_iter()
+        .map(|(tokens, end)| (TOKENIZER.decode(&tokens, false), end.map_err(|error| error.to_string())))
+        .collect();
+    let [(nowhere, end), (expensive, too_much), (fine, stop)] = ends.as_slice() else { unreachable!() };
+    assert_eq!(nowhere, "a");
+    assert!(end.as_ref().is_err_and(|error| error.contains("no text can follow")), "{end:?}");
+    assert!(expensive.len() > 10);
+    assert!(too_much.as_ref().is_err_and(|error| error.contains("too expensive")), "{too_much:?}");
+    assert_eq!((fine.len(), stop), (40, &Ok(Finish::Stop)));
 }
