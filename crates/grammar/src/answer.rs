@@ -26,9 +26,20 @@ impl Answer {
         Self { matcher, permitted, after, allowed: TokenSet::default() }
     }
 
-    /// Sees to it that there is something to begin with. The parser keeps what it finds for the first draw.
-    pub(crate) fn begin(&mut self) -> Result<(), ConstraintError> {
-        if self.is_complete() { Ok(()) } else { self.next().map(|_| ()) }
+    /// Finds out which tokens are allowed, and whether the answer may end. The parser keeps what it finds for next time.
+    pub(crate) fn look(&mut self) -> Result<bool, AnswerError> {
+        let end = self.matcher.is_accepting().map_err(AnswerError::parser)?;
+        self.allowed.words = match self.matcher.compute_mask() {
+            Ok(mask) => mask.into(),
+            Err(error) if error.to_string().starts_with(NO_TOKEN) => Vec::new(),
+            Err(error) => return Err(AnswerError::parser(error)),
+        };
+        let permitted = self.permitted.words.iter().chain(std::iter::repeat(&0));
+        self.allowed.words.iter_mut().zip(permitted).for_each(|(word, permitted)| *word &= permitted);
+        if !end && self.allowed.words.iter().all(|&word| word == 0) {
+            return Err(AnswerError::Stuck);
+        }
+        Ok(end)
     }
 
     pub(crate) fn into_matcher(self) -> Matcher {
@@ -41,17 +52,7 @@ impl Constraint for Answer {
         if self.after.is_some() {
             return Ok(Allowed { tokens: None, end: false });
         }
-        let end = self.matcher.is_accepting().map_err(AnswerError::parser)?;
-        self.allowed.words = match self.matcher.compute_mask() {
-            Ok(mask) => mask.into(),
-            Err(error) if error.to_string().starts_with(NO_TOKEN) => Vec::new(),
-            Err(error) => return Err(AnswerError::parser(error).into()),
-        };
-        let permitted = self.permitted.words.iter().chain(std::iter::repeat(&0));
-        self.allowed.words.iter_mut().zip(permitted).for_each(|(word, permitted)| *word &= permitted);
-        if !end && self.allowed.words.iter().all(|&word| word == 0) {
-            return Err(AnswerError::Stuck.into());
-        }
+        let end = self.look()?;
         Ok(Allowed { tokens: Some(&self.allowed), end })
     }
 

@@ -16,7 +16,11 @@ pub(crate) fn check(grammar: &Grammar) -> Result<(), Error> {
     match grammar {
         Grammar::JsonObject => Ok(()),
         Grammar::JsonSchema(schema) => at_most("bytes", check_schema(kind, schema)?, limits::BYTES),
-        Grammar::Regex(text) | Grammar::Lark(text) => at_most("bytes", text.len(), limits::BYTES),
+        Grammar::Regex(text) => at_most("bytes", text.len(), limits::BYTES),
+        Grammar::Lark(text) => {
+            at_most("bytes", text.len(), limits::BYTES)?;
+            at_most("lines", text.lines().count(), limits::LINES)
+        }
         Grammar::Choice(choices) => {
             at_most("entries", choices.len(), limits::CHOICES)?;
             at_most("bytes", choices.iter().map(String::len).sum(), limits::BYTES)?;
@@ -83,6 +87,9 @@ fn check_schema(kind: &'static str, schema: &Value) -> Result<usize, Error> {
                         return Err(Error::Reference(reference.clone()));
                     }
                     references.insert(reference);
+                }
+                if entries.len() > limits::ENTRIES {
+                    return limit("entries in one object", entries.len(), limits::ENTRIES);
                 }
                 todo.extend(entries.values().map(|entry| (entry, depth + 1)));
             }

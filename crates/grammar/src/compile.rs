@@ -2,8 +2,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use engine::{Constraints, TokenSet};
-use llguidance::{Matcher, ParserFactory};
+use engine::{Constraint, Constraints, TokenSet};
+use llguidance::api::GrammarInit;
+use llguidance::toktrie::InferenceCapabilities;
+use llguidance::{Logger, Matcher, ParserFactory};
 use tokenizer::Tokenizer;
 
 use crate::answer::Answer;
@@ -38,9 +40,7 @@ impl Grammars {
     pub fn new(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self, Error> {
         let kind = "vocabulary";
         let (tree, text) = vocabulary(tokenizer, vocab_size);
-        let mut factory = ParserFactory::new_simple(&tree).map_err(|error| said(kind, &error.to_string()))?;
-        factory.quiet();
-        *factory.limits_mut() = limits::parser();
+        let factory = ParserFactory::new_simple(&tree).map_err(|error| said(kind, &error.to_string()))?;
         let tools = ToolTokens::of(tokenizer).map(|tokens| {
             let mut permitted = text.clone();
             tokens.ids().into_iter().filter(|&id| (id as usize) < vocab_size).for_each(|id| permitted.insert(id));
@@ -62,15 +62,19 @@ impl Grammars {
         };
         let kind = grammar.kind();
         let compile = || {
-            let parser =
-                self.factory.create_parser(source(grammar, tokens)).map_err(|error| said(kind, &error.to_string()))?;
-            let mut matcher = Matcher::new(Ok(parser));
+            let said = |error: &dyn fmt::Display| said(kind, &error.to_string());
+            let source = GrammarInit::Serialized(source(grammar, tokens));
+            let (quiet, plain) = (Logger::new(0, 0), InferenceCapabilities::default());
+            let parser = self.factory.create_parser_from_init_ext(source, quiet, plain, limits::parser(grammar));
+            let mut matcher = Matcher::new(Ok(parser.map_err(|error| said(&error))?));
             // An empty text may be all there is, which shows only now.
-            matcher.consume_tokens(&[]).map_err(|error| said(kind, &error.to_string()))?;
+            matcher.consume_tokens(&[]).map_err(|error| said(&error))?;
             let mut answer = Answer::new(matcher, permitted.clone(), None);
-            answer.begin().map_err(|error| said(kind, &error.to_string()))?;
+            if !answer.is_complete() {
+                answer.look().map_err(|error| said(&error))?;
+            }
             let matcher = answer.into_matcher();
-            if matcher.is_error() { Err(said(kind, "no text can be an answer")) } else { Ok(matcher) }
+            if matcher.is_error() { Err(said(&"no text can be an answer")) } else { Ok(matcher) }
         };
         let matcher = thread::scope(|scope| {
             let thread = thread::Builder::new().name("grammar".to_owned()).stack_size(limits::STACK);

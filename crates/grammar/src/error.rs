@@ -70,9 +70,13 @@ impl AnswerError {
     }
 }
 
-/// Messages quote what they complain of, which may be long, and a panic its stack.
+/// Messages quote what they complain of, which may be long. A panic that llguidance has caught is one of its numbers, and
+/// comes with its stack.
 fn shortened(message: &str) -> String {
     let message = message.split("\n<").next().unwrap_or_default().trim_end();
+    if let Some(panic) = message.strip_prefix("panic: ") {
+        return format!("it has numbers that are too large to be worked with ({panic})");
+    }
     match message.char_indices().nth(600) {
         Some((end, _)) => format!("{}…", &message[..end]),
         None => message.to_owned(),

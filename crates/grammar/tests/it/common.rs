@@ -83,7 +83,10 @@ pub(crate) fn answers(requests: &[Request], mtp: Mtp) -> Vec<(Vec<u32>, Result<F
 /// The texts of `n` answers that ended by themselves, and how many did not.
 pub(crate) fn texts(grammar: &Grammar, n: u64, max_tokens: usize) -> (Vec<String>, usize) {
     let constraints = constraints(grammar);
-    let requests: Vec<Request> = (0..n).map(|seed| request(constraints.clone(), seed, max_tokens)).collect();
+    // A random model seldom ends a string.
+    let quote = TOKENIZER.encode("\"")[0];
+    let request = |seed| Request { logit_bias: vec![(quote, 3.0)], ..request(constraints.clone(), seed, max_tokens) };
+    let requests: Vec<Request> = (0..n).map(request).collect();
     let mut texts = Vec::new();
     for (tokens, end) in answers(&requests, Mtp::Off) {
         let text = TOKENIZER.decode(&tokens, false);
