@@ -12,7 +12,7 @@ pub(crate) struct File {
 /// What belongs to the project, apart from the files at its root. A list, because a working copy also holds runs and
 /// build outputs.
 const FOLDERS: &[&str] =
-    &[".cargo", ".ci", "benchmarks", "crates", "docs", "fuzz", "recipes", "runs", "testdata", "xtask"];
+    &[".cargo", ".ci", "benchmarks", "crates", "deploy", "docs", "e2e", "fuzz", "recipes", "runs", "testdata", "xtask"];
 
 /// Root of the project.
 pub(crate) fn root() -> &'static Path {
