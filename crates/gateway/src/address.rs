@@ -89,7 +89,7 @@ mod tests {
     fn an_address_is_written_in_one_way() {
         for (text, written) in [
             ("http://LocalHost:8001", "http://localhost:8001"),
-            ("http://10.0.0.1/", "http://10.0.0.1:80"),
+            ("http://127.0.0.2/", "http://127.0.0.2:80"),
             ("HTTP://[::1]:8001", "http://[::1]:8001"),
         ] {
             assert_eq!(text.parse::<Address>().expect(text).to_string(), written);
