@@ -59,12 +59,12 @@ LEADER_WORKER_SET = resource(
 )
 
 # https://github.com/prometheus-operator/prometheus-operator,
-# example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml, version v1.
-SERVICE_MONITOR = resource(
+# example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml, version v1.
+POD_MONITOR = resource(
     strict(
         {
             "selector": strict({"matchLabels": {"type": "object", "additionalProperties": {"type": "string"}}}),
-            "endpoints": {
+            "podMetricsEndpoints": {
                 "type": "array",
                 "items": strict(
                     {
@@ -84,11 +84,11 @@ SERVICE_MONITOR = resource(
                 ),
             },
         },
-        ["endpoints", "selector"],
+        ["selector"],
     )
 )
 
 CUSTOM = {
     ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet"): LEADER_WORKER_SET,
-    ("monitoring.coreos.com/v1", "ServiceMonitor"): SERVICE_MONITOR,
+    ("monitoring.coreos.com/v1", "PodMonitor"): POD_MONITOR,
 }

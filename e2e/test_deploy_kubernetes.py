@@ -1,6 +1,7 @@
 """The examples for Kubernetes: built by kustomize, checked by Kubernetes' schemas, and against themselves."""
 
 import copy
+import os
 import re
 import subprocess
 import sys
@@ -100,10 +101,8 @@ def test_selectors_select_something(example):
     # A budget or policy of servers does not count gateways.
     for o, selector in selectors:
         assert sum(selects(selector, pod) for pod in labels) == 1, (o["kind"], o["metadata"]["name"], selector)
-    services = [service["metadata"].get("labels", {}) for service in of_kind(objects, "Service")]
-    for monitor in of_kind(objects, "ServiceMonitor"):
-        wanted = monitor["spec"]["selector"]["matchLabels"]
-        assert sum(selects(wanted, service) for service in services) == 1
+    for monitor in of_kind(objects, "PodMonitor"):
+        assert all(selects(monitor["spec"]["selector"]["matchLabels"], pod) for pod in labels), "every pod is watched"
 
 
 def test_who_may_ask_whom(example):
@@ -119,6 +118,10 @@ def test_who_may_ask_whom(example):
         assert selects(may_ask, labels["gateway"])
         asks = policies["hadal-gateway"]["egress"][0]["to"][0]["podSelector"]["matchLabels"]
         assert selects(asks, labels["server"]) and not selects(asks, labels["gateway"])
+    if of_kind(objects, "PodMonitor"):
+        for policy in policies.values():
+            namespaces = [f["namespaceSelector"]["matchLabels"] for f in policy["ingress"][0]["from"] if "namespaceSelector" in f]
+            assert namespaces == [{"kubernetes.io/metadata.name": "monitoring"}]
     ports = {port["name"] for _, t in pods(objects) for c in t["spec"]["containers"] for port in c["ports"]}
     for policy in policies.values():
         named = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
@@ -184,8 +187,8 @@ def test_claims_and_secrets_exist_or_are_explained(example):
                 assert volume["persistentVolumeClaim"]["claimName"] in claims
             if "secret" in volume:
                 secrets.add(volume["secret"]["secretName"])
-    for monitor in of_kind(objects, "ServiceMonitor"):
-        for endpoint in monitor["spec"]["endpoints"]:
+    for monitor in of_kind(objects, "PodMonitor"):
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
             secrets.add(endpoint["authorization"]["credentials"]["name"])
     for secret in secrets:
         assert f"create secret generic {secret} " in readme, f"deploy/README.md does not say how to make {secret}"
@@ -206,7 +209,7 @@ def test_the_disk_cache_fits_its_volume(example):
 
 def test_gateways_know_every_server(example):
     name, objects = example
-    if name == "router":
+    if name in ("router", "monitoring"):
         (servers,) = of_kind(objects, "StatefulSet")
         service = servers["spec"]["serviceName"]
         assert service in {o["metadata"]["name"] for o in of_kind(objects, "Service") if o["spec"].get("clusterIP") == "None"}
@@ -226,3 +229,14 @@ def test_gateways_know_every_server(example):
         assert container["env"] == [{"name": "LEADER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]
     (service,) = [o for o in of_kind(objects, "Service") if o["metadata"]["name"] == "hadal"]
     assert selects(service["spec"]["selector"], gateway["metadata"]["labels"]), "clients are led to the gateways"
+
+
+def test_the_program_has_every_flag(example):
+    program = os.environ.get("HADAL_BIN")
+    if not program:
+        pytest.skip("HADAL_BIN does not name the program")
+    _, objects = example
+    used = {flag for _, t in pods(objects) for flag in flags(t["spec"]["containers"][0])}
+    used |= set(re.findall(r"--[a-z-]+", re.search(r"ExecStart=.*", (DEPLOY / "systemd/hadal.service").read_text())[0]))
+    known = subprocess.run([program, "serve", "--help"], capture_output=True, text=True, check=True).stdout
+    assert used <= set(re.findall(r"--[a-z-]+", known))

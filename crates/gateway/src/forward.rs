@@ -1,6 +1,7 @@
 //! The way of a request to a backend and of the answer back.
 
 use std::error::Error as _;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,51 +87,37 @@ async fn answer(
     let mut tried = vec![false; shared.fleet.backends.len()];
     let mut tries = 0;
     // Who failed last, and how.
-    let mut last: Option<(usize, Failure)> = None;
-    let mut retry_after: Option<Duration> = None;
+    let mut last: Option<(usize, &str)> = None;
+    // Of those who refused for now, the one that asks for the shortest wait.
+    let mut refused: Option<(Duration, Response<Incoming>, Place)> = None;
     let mut was_broken = false;
     while let Some(place) = shared.fleet.take(key, &tried) {
-        if let Some((at, failure)) = &last {
-            let name = shared.fleet.backends[*at].name.as_str();
-            shared.metrics.retries.with_label_values(&[name, failure.name()]).inc();
+        if let Some((at, reason)) = last {
+            let name = shared.fleet.backends[at].name.as_str();
+            shared.metrics.retries.with_label_values(&[name, reason]).inc();
         }
-        tried[place.at] = true;
-        tries += 1;
         let at = place.at;
+        tried[at] = true;
+        tries += 1;
         match attempt(shared, &parts, body.bytes.clone(), &place).await? {
-            Ok(response) => {
-                let first_byte = began.elapsed();
-                let status = response.status();
-                let name = place.backend().name.as_str();
-                shared.metrics.requests.with_label_values(&[name, status.as_str()]).inc();
-                shared.metrics.first_byte.with_label_values(&[name]).observe(first_byte.as_secs_f64());
-                let record = Record {
-                    place,
-                    metrics: shared.metrics.clone(),
-                    id: id.to_str().unwrap_or_default().to_owned(),
-                    method: parts.method.clone(),
-                    path: parts.uri.path().to_owned(),
-                    status: status.as_u16(),
-                    began,
-                    first_byte,
-                    tries,
-                    bytes: 0,
-                };
-                return Ok(pass(response, options.idle_timeout, record));
-            }
-            Err(failure) => {
-                match failure {
-                    Failure::Busy(after) => retry_after = Some(retry_after.map_or(after, |least| least.min(after))),
-                    Failure::Broken if !may_be_repeated(&parts.method) => return Err(Refusal::Broken),
-                    Failure::Broken => was_broken = true,
-                    Failure::Unreachable => {}
+            Outcome::Answer(response) => return Ok(pass(shared, &parts, id, response, place, began, tries)),
+            Outcome::Busy(after, response) => {
+                last = Some((at, "busy"));
+                if refused.as_ref().is_none_or(|(least, ..)| after < *least) {
+                    refused = Some((after, response, place));
                 }
-                last = Some((at, failure));
+            }
+            Outcome::Unreachable => last = Some((at, "unreachable")),
+            Outcome::Broken if !may_be_repeated(&parts.method) => return Err(Refusal::Broken),
+            Outcome::Broken => {
+                last = Some((at, "broken"));
+                was_broken = true;
             }
         }
     }
-    match retry_after {
-        Some(retry_after) => Err(Refusal::AllBusy { retry_after }),
+    match refused {
+        // It says why better than a gateway could.
+        Some((_, response, place)) => Ok(pass(shared, &parts, id, response, place, began, tries)),
         None if was_broken => Err(Refusal::Broken),
         None => Err(Refusal::NoneReady { retry_after: options.health_interval }),
     }
@@ -142,7 +129,7 @@ fn check(parts: &Parts) -> Result<(), Refusal> {
         return Err(Refusal::Method);
     }
     if parts.uri.path_and_query().is_none_or(|path| !path.as_str().starts_with('/')) {
-        return Err(Refusal::Target(parts.uri.to_string()));
+        return Err(Refusal::Target(parts.uri.to_string().chars().take(100).collect()));
     }
     if headers::wants_upgrade(&parts.headers) {
         return Err(Refusal::Upgrade);
@@ -153,34 +140,19 @@ fn check(parts: &Parts) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Why another backend is tried.
-#[derive(Clone, Copy)]
-enum Failure {
+/// What came of asking one backend. All but an answer is a reason to ask another.
+enum Outcome {
+    Answer(Response<Incoming>),
     /// It refused, and said when to come again.
-    Busy(Duration),
+    Busy(Duration, Response<Incoming>),
     /// It could not be connected to.
     Unreachable,
     /// The connection broke before a byte of an answer.
     Broken,
 }
 
-impl Failure {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Busy(_) => "busy",
-            Self::Unreachable => "unreachable",
-            Self::Broken => "broken",
-        }
-    }
-}
-
-/// Asks one backend. An error of the outer kind ends the request.
-async fn attempt(
-    shared: &Shared,
-    parts: &Parts,
-    body: Bytes,
-    place: &Place,
-) -> Result<Result<Response<Incoming>, Failure>, Refusal> {
+/// Asks one backend. An error ends the request.
+async fn attempt(shared: &Shared, parts: &Parts, body: Bytes, place: &Place) -> Result<Outcome, Refusal> {
     let backend = place.backend();
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = parts.method.clone();
@@ -190,31 +162,50 @@ async fn attempt(
     *request.uri_mut() = backend.address.uri(path.clone());
 
     let limit = shared.options.response_timeout;
-    let Ok(outcome) = timeout(limit, shared.client.request(request)).await else {
+    let Ok(result) = timeout(limit, shared.client.request(request)).await else {
         // It may still work on it, so nobody else is asked.
         return Err(Refusal::Timeout { seconds: limit.as_secs_f64() });
     };
-    let failure = match outcome {
+    let outcome = match result {
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err(Refusal::Protocol),
         Ok(response) => match busy(response.status(), response.headers()) {
-            None => return Ok(Ok(response)),
-            Some(after) => Failure::Busy(after),
+            None => return Ok(Outcome::Answer(response)),
+            Some(after) => Outcome::Busy(after, response),
         },
         Err(error) if error.is_connect() => {
-            if backend.judge().unreachable() {
+            if is_its_fault(&error) && backend.judge().unreachable() {
                 tracing::warn!(backend = backend.name, reason = reason(&error), "backend is down");
             }
-            Failure::Unreachable
+            Outcome::Unreachable
         }
         // One broken connection does not make a backend down: a request that breaks each would take all of them.
         Err(error) => {
             tracing::warn!(backend = backend.name, reason = reason(&error), "connection broke before an answer");
-            Failure::Broken
+            Outcome::Broken
         }
     };
     // Whatever it was, its readiness is in doubt.
     backend.wake.notify_one();
-    Ok(Err(failure))
+    Ok(outcome)
+}
+
+/// Whether a connection failed on the other side, and not because this side has no more files or ports.
+fn is_its_fault(error: &legacy::Error) -> bool {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return matches!(
+                error.kind(),
+                ErrorKind::ConnectionRefused
+                    | ErrorKind::ConnectionReset
+                    | ErrorKind::HostUnreachable
+                    | ErrorKind::NetworkUnreachable
+                    | ErrorKind::TimedOut
+            );
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// Whether a backend refused for now, and for how long.
@@ -230,12 +221,38 @@ fn may_be_repeated(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::POST].contains(method)
 }
 
-fn pass(response: Response<Incoming>, idle_timeout: Duration, record: Record) -> Response<Body> {
+/// A backend's answer as the client's, whose end will be recorded.
+fn pass(
+    shared: &Shared,
+    request: &Parts,
+    id: &HeaderValue,
+    response: Response<Incoming>,
+    place: Place,
+    began: Instant,
+    tries: usize,
+) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    Response::from_parts(parts, Body::new(Passing::new(body, idle_timeout, record)))
+
+    let first_byte = began.elapsed();
+    let name = place.backend().name.as_str();
+    shared.metrics.requests.with_label_values(&[name, parts.status.as_str()]).inc();
+    shared.metrics.first_byte.with_label_values(&[name]).observe(first_byte.as_secs_f64());
+    let record = Record {
+        place,
+        metrics: shared.metrics.clone(),
+        id: id.to_str().unwrap_or_default().to_owned(),
+        method: request.method.clone(),
+        path: request.uri.path().to_owned(),
+        status: parts.status.as_u16(),
+        began,
+        first_byte,
+        tries,
+        bytes: 0,
+    };
+    Response::from_parts(parts, Body::new(Passing::new(body, shared.options.idle_timeout, record)))
 }
 
 /// An error with what is behind it, in one line.

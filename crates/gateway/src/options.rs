@@ -35,7 +35,7 @@ pub struct Options {
     /// The largest body of a request.
     pub max_body_bytes: usize,
     /// The largest sum of the bodies that are held at one time. They are held until an answer begins, so that another
-    /// backend can be tried.
+    /// backend can be tried. What is allocated for them may be twice that while they grow.
     pub max_buffered_bytes: usize,
     /// How long a client may take to send a body.
     pub body_timeout: Duration,

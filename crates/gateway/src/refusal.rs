@@ -33,8 +33,6 @@ pub(crate) enum Refusal {
     Full { limit: usize },
     #[error("no backend is ready; try again later")]
     NoneReady { retry_after: Duration },
-    #[error("no backend that is ready takes the request now; try again later")]
-    AllBusy { retry_after: Duration },
     #[error("the connection to the backend broke before it answered")]
     Broken,
     #[error("the backend answered with a change of protocol that nobody asked for")]
@@ -53,7 +51,7 @@ impl Refusal {
             Self::Round => StatusCode::LOOP_DETECTED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Slow { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::Full { .. } | Self::NoneReady { .. } | Self::AllBusy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full { .. } | Self::NoneReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Broken | Self::Protocol => StatusCode::BAD_GATEWAY,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -70,7 +68,6 @@ impl Refusal {
             Self::Cut(_) => "body_incomplete",
             Self::Full { .. } => "gateway_full",
             Self::NoneReady { .. } => "no_backend",
-            Self::AllBusy { .. } => "overloaded",
             Self::Broken | Self::Protocol => "backend_failed",
             Self::Timeout { .. } => "backend_timeout",
         }
@@ -78,7 +75,7 @@ impl Refusal {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::NoneReady { retry_after } | Self::AllBusy { retry_after } => Some(*retry_after),
+            Self::NoneReady { retry_after } => Some(*retry_after),
             Self::Full { .. } => Some(Duration::from_secs(1)),
             _ => None,
         }

@@ -80,7 +80,8 @@ pub(crate) fn has_word(line: &str, word: &str) -> bool {
 fn walk(folder: &Path, paths: &mut Vec<PathBuf>) {
     for entry in entries(folder) {
         if entry.is_dir() {
-            if entry.file_name().is_none_or(|name| name != "target") {
+            // What tools leave behind.
+            if entry.file_name().is_none_or(|name| name != "target" && name != "__pycache__") {
                 walk(&entry, paths);
             }
         } else if is_text(&entry) {

@@ -48,18 +48,16 @@ async fn other_refusals_are_answers() {
 
 #[tokio::test]
 async fn when_all_are_busy_the_client_hears_when_the_first_is_free() {
-    let busy = |after: &'static str| {
-        Backend::start(move |_| vec![answer("503 Service Unavailable", &format!("retry-after: {after}"), "busy")])
+    let busy = |name: &'static str, after: &'static str| {
+        Backend::start(move |_| vec![answer("503 Service Unavailable", &format!("retry-after: {after}"), name)])
     };
-    let (one, two, three) = (busy("9").await, busy("4").await, busy("6").await);
+    let (one, two, three) = (busy("one", "9").await, busy("two", "4").await, busy("three", "6").await);
     let gateway = Running::start(&[&one, &two, &three], |_| {}).await;
     let reply = ask(gateway.address, &post("/v1/chat/completions", "", "{}")).await;
-    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("4")));
-    assert!(reply.body.contains(r#""code":"overloaded""#), "{}", reply.body);
+    // In the words of that one.
+    assert_eq!((reply.status, reply.header("retry-after"), reply.body.as_str()), (503, Some("4"), "two"));
     assert_eq!((one.seen().len(), two.seen().len(), three.seen().len()), (1, 1, 1), "each is tried once");
-
-    let reply = ask(gateway.address, &post("/v1/messages", "", "{}")).await;
-    assert!(reply.body.contains(r#""type":"overloaded_error""#), "{}", reply.body);
+    gateway.until_metric(&format!("hadal_gateway_inflight{{backend=\"{}\"}} 0", two.url())).await;
 }
 
 #[tokio::test]
@@ -146,6 +144,8 @@ async fn without_a_backend_there_is_a_refusal_and_with_the_first_one_service() {
     let reply = ask(gateway.address, &post("/v1/completions", "", "{}")).await;
     assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")));
     assert!(reply.body.contains(r#""code":"no_backend""#) && late.seen().is_empty());
+    let reply = ask(gateway.address, &post("/v1/messages", "", "{}")).await;
+    assert!(reply.body.contains(r#""type":"overloaded_error""#), "{}", reply.body);
     late.set_ready(200);
     gateway.until_ready(r#""backends_up":1"#).await;
     assert_eq!(bodies(&gateway, 1).await, [(200, "late".to_owned())]);

@@ -46,6 +46,8 @@ struct State {
     /// Status of `/readyz`.
     ready: AtomicU16,
     polls: AtomicUsize,
+    /// Connections that brought a request which was not for `/readyz`.
+    connections: AtomicUsize,
     seen: Mutex<Vec<Seen>>,
     /// A permit for each time that the other side left before the end of a script.
     gone: Semaphore,
@@ -80,6 +82,7 @@ impl Backend {
             script: Box::new(script),
             ready: AtomicU16::new(200),
             polls: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
             seen: Mutex::default(),
             gone: Semaphore::new(0),
         });
@@ -104,6 +107,11 @@ impl Backend {
     /// How often it has been asked for `/readyz`.
     pub(crate) fn polls(&self) -> usize {
         self.state.polls.load(Ordering::SeqCst)
+    }
+
+    /// How many connections brought requests.
+    pub(crate) fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
     }
 
     /// The requests so far.
@@ -150,6 +158,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 
 async fn serve(mut socket: TcpStream, state: Arc<State>) {
     let mut bytes = Vec::new();
+    let mut is_new = true;
     while let Some(seen) = read_request(&mut socket, &mut bytes).await {
         if seen.head.starts_with("GET /readyz ") {
             state.polls.fetch_add(1, Ordering::SeqCst);
@@ -157,6 +166,9 @@ async fn serve(mut socket: TcpStream, state: Arc<State>) {
             let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
             let _ = socket.write_all(answer.as_bytes()).await;
             continue;
+        }
+        if std::mem::take(&mut is_new) {
+            state.connections.fetch_add(1, Ordering::SeqCst);
         }
         let steps = (state.script)(&seen);
         state.seen.lock().expect("nobody panics with it").push(seen);
