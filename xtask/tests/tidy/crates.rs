@@ -16,8 +16,8 @@ const ROWS: &[&[&str]] = &[
     &["ops", "dist", "checkpoint", "tokenizer"],
     &["model", "data"],
     &["engine"],
-    &["eval", "grammar"],
-    &["train", "server"],
+    &["eval", "grammar", "listen"],
+    &["train", "client", "gateway", "server"],
     &["posttrain"],
     &["cli"],
 ];

@@ -72,7 +72,8 @@ fn pages() -> Vec<File> {
 
 /// Whether a piece of code in a document means a file or folder of the project, and one that has a fixed name.
 fn is_path(code: &str) -> bool {
-    let folders = ["crates/", "docs/", "recipes/", "testdata/", "benchmarks/", "xtask/", ".ci/", "fuzz/"];
+    let folders =
+        ["crates/", "deploy/", "docs/", "e2e/", "recipes/", "testdata/", "benchmarks/", "xtask/", ".ci/", "fuzz/"];
     folders.iter().any(|folder| code.starts_with(folder)) && !code.contains(['<', '*', '{', ' ', ':'])
 }
 

@@ -12,7 +12,7 @@ pub(crate) struct File {
 /// What belongs to the project, apart from the files at its root. A list, because a working copy also holds runs and
 /// build outputs.
 const FOLDERS: &[&str] =
-    &[".cargo", ".ci", "benchmarks", "crates", "docs", "fuzz", "recipes", "runs", "testdata", "xtask"];
+    &[".cargo", ".ci", "benchmarks", "crates", "deploy", "docs", "e2e", "fuzz", "recipes", "runs", "testdata", "xtask"];
 
 /// Root of the project.
 pub(crate) fn root() -> &'static Path {
@@ -80,7 +80,8 @@ pub(crate) fn has_word(line: &str, word: &str) -> bool {
 fn walk(folder: &Path, paths: &mut Vec<PathBuf>) {
     for entry in entries(folder) {
         if entry.is_dir() {
-            if entry.file_name().is_none_or(|name| name != "target") {
+            // What tools leave behind.
+            if entry.file_name().is_none_or(|name| name != "target" && name != "__pycache__") {
                 walk(&entry, paths);
             }
         } else if is_text(&entry) {

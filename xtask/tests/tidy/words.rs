@@ -11,6 +11,9 @@ const HOSTS: &[&str] = &[
     "arxiv.org",
     "doc.rust-lang.org",
     "github.com",
+    // Names within a cluster, in deploy/kubernetes.
+    "hadal-0.hadal-pods",
+    "hadal-1.hadal-pods",
     "huggingface.co",
     "keepachangelog.com",
     "semver.org",
