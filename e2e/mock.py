@@ -82,7 +82,7 @@ REASONING = "First, *what* is asked? The depth.\n\nThe Mariana Trench is the dee
 class Mock:
     """A running mock. `requests` holds `(path, headers, body)` of every call; `left` counts answers nobody waited for."""
 
-    def __init__(self, keys=(), models=("hadal-mock",), gap=0.01):
+    def __init__(self, keys=(), models=("hadal-mock",), gap=0.002):
         self.keys = set(keys)
         self.models = list(models)
         self.gap = gap
@@ -97,7 +97,7 @@ class Mock:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def bodies(self):
         """The bodies of all requests for an answer."""
@@ -158,6 +158,8 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(404, f"there is no {self.path}", "not_found")
 
     def answer(self, body):
+        if body["model"] not in self.mock.models:
+            return self.refuse(404, f"there is no model {body['model']}", "model_not_found")
         said = body["messages"][-1]["content"]
         word = said.split()[0].lower() if said.split() else ""
         match word:

@@ -55,7 +55,9 @@ class Page:
         return self.one(selector).text
 
     def seen(self, selector):
-        return any(each.is_displayed() for each in self.all(selector))
+        # In one step, because the page may replace elements between two.
+        script = "return [...document.querySelectorAll(arguments[0])].some((e) => e.checkVisibility({ visibilityProperty: true }))"
+        return self.js(script, selector)
 
     def until(self, holds, seconds=10):
         return WebDriverWait(self.driver, seconds, poll_frequency=0.05).until(lambda _: holds())
@@ -270,16 +272,16 @@ def test_markdown_is_taken_apart(page, mock):
         assert page.module("inline", f"m.parseInline({json.dumps(text)})") == expected, text
 
 
-@pytest.mark.parametrize(
-    "module, call, piece",
-    [("inline", "parseInline", piece) for piece in ("*a ", "**a*b_", "`a``", "[", "[a](", "$a", "\\(", '](b "', "*a **b ", "http://a.")]
-    + [("markdown", "parse", piece) for piece in ("> ", "- ", "- a\n", "$$x\n", "|a|b|\n|-|-|\n", "\\|", "```\n", " - a\n\n")],
-)
-def test_the_time_for_hostile_markdown_is_in_proportion(page, mock, module, call, piece):
+def test_the_time_for_hostile_markdown_is_in_proportion(page, mock):
     page.open(mock.url)
-    spent = page.module(module, f"(() => {{ const s = performance.now(); m.{call}({json.dumps(piece)}.repeat(40000)); return performance.now() - s; }})()")
-    # It is a fraction of a second. What grows with the square of the length takes minutes.
-    assert spent < 5000
+    for module, call, pieces in (
+        ("inline", "parseInline", ("*a ", "**a*b_", "`a``", "[", "[a](", "$a", "\\(", '](b "', "*a **b ", "http://a.", "http://a" + "." * 9)),
+        ("markdown", "parse", ("> ", "- ", "- a\n", "$$x\n", "|a|b|\n|-|-|\n", "\\|", "```\n", " - a\n\n", "> a\nb\n", "# ")),
+    ):
+        for piece in pieces:
+            timed = f"(() => {{ const s = performance.now(); m.{call}({json.dumps(piece)}.repeat(40000)); return performance.now() - s; }})()"
+            # It is a fraction of a second. What grows with the square of the length takes minutes.
+            assert page.module(module, timed) < 5000, piece
 
 
 def test_an_event_stream_can_be_cut_anywhere(page, mock):
@@ -329,11 +331,11 @@ def test_numbers_have_units(page, mock):
 
 
 def test_an_answer_streams_and_tells_its_speed(page, mock):
-    mock.gap = 0.05
+    mock.gap = 0.2
     page.open(mock.url)
     page.until(lambda: page.text("#empty-model") == "hadal-mock")
     page.ask("hello you", wait=False)
-    page.until(lambda: 0 < len(page.answers()[0]) < 20)
+    page.until(lambda: [0 < len(text) < 25 for text in page.answers()] == [True])
     assert page.one(".answer").get_attribute("aria-busy") == "true"
     page.idle()
     assert page.answers() == ["Hello there. How deep shall we go?"]
@@ -479,7 +481,7 @@ def test_copying(page, mock):
 def test_stopping_keeps_what_came_and_tells_the_server(page, mock, how):
     page.open(mock.url)
     page.ask("endless", wait=False)
-    page.until(lambda: len(page.answers()[0]) > 20)
+    page.until(lambda: [len(text) > 20 for text in page.answers()] == [True])
     if how == "button":
         page.one("#stop").click()
     else:
@@ -545,15 +547,25 @@ def test_a_long_message_is_folded(page, mock):
     assert page.one(".said").size["height"] > 2 * folded
 
 
+def test_a_draft_survives_a_look_at_the_status(page, mock):
+    page.open(mock.url)
+    page.press("half a thou")
+    page.js("location.hash = '#status'")
+    page.until(lambda: page.seen("#cards"))
+    page.button("To the conversation").click()
+    page.until(lambda: page.seen("#prompt"))
+    page.press("ght")
+    assert page.one("#prompt").get_attribute("value") == "half a thought"
+
+
 # What goes wrong is shown where it happened.
 
 
 def test_a_refused_request_says_why_and_can_be_tried_again(page, mock):
     page.open(mock.url)
     page.ask("bad")
-    error = page.one(".answer .error")
-    assert error.get_attribute("role") == "alert"
-    assert error.text == "`temperature` is 9, but must be from 0 to 2\nRequest req-1\nTry again"
+    assert page.one(".answer .message").get_attribute("role") == "alert"
+    assert page.text(".answer .error") == "`temperature` is 9, but must be from 0 to 2\nRequest req-1\nTry again"
     page.picture("error")
     page.button("Try again").click()
     page.idle()
@@ -622,6 +634,17 @@ def test_a_server_that_is_gone(page, mock):
     assert page.text(".answer .message") == "The server cannot be reached. Is it running?"
 
 
+def test_another_server_with_another_model(page, mock):
+    page.open(mock.url)
+    page.until(lambda: page.text("#empty-model") == "hadal-mock")
+    mock.models = ["newer"]
+    page.ask("hello")
+    assert page.text(".answer .message") == "there is no model hadal-mock"
+    page.button("Try again").click()
+    page.until(lambda: page.answers() == ["Hello there. How deep shall we go?"])
+    assert mock.bodies()[-1]["model"] == "newer"
+
+
 def test_a_key_is_asked_for_and_lives_as_long_as_the_tab(page):
     mock = Mock(keys=["secret"])
     page.open(mock.url)
@@ -637,6 +660,11 @@ def test_a_key_is_asked_for_and_lives_as_long_as_the_tab(page):
     page.driver.refresh()
     page.until(lambda: page.answers() == ["Hello there. How deep shall we go?"])
     assert "secret" not in json.dumps(page.js("return {...localStorage}"))
+    page.button("Settings").click()
+    page.one("#settings-key").send_keys(Keys.END, "x", Keys.ESCAPE)
+    page.until(lambda: page.seen("#key-dialog"))
+    page.press("secret", Keys.ENTER)
+    page.until(lambda: not page.seen("#key-dialog"))
     # A key that has been withdrawn is asked for at the answer that failed, which then goes on.
     mock.keys = {"other"}
     page.ask("hello", wait=False)
@@ -820,7 +848,7 @@ def test_answers_are_announced_in_sentences(page, mock):
     mock.gap = 0.05
     page.js("heard.length = 0")
     page.ask("endless", wait=False)
-    page.until(lambda: len(page.answers()[1]) > 300, 20)
+    page.until(lambda: [len(text) > 300 for text in page.answers()] == [False, True], 20)
     assert page.js("return heard.length") <= 2
 
 

@@ -23,11 +23,11 @@ export class Speaker {
   hear(text) {
     const now = performance.now();
     if (now - this.#last < EVERY_MS) return;
-    const end = lastSentenceEnd(text);
-    if (end <= this.#said) return;
+    this.#last = now;
+    const end = this.#said + lastSentenceEnd(text.slice(this.#said));
+    if (end === this.#said) return;
     this.#say(text.slice(this.#said, end), "");
     this.#said = end;
-    this.#last = now;
   }
 
   /** Says the rest, and how the answer ended. */

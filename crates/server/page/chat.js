@@ -17,7 +17,7 @@ const KEEP_MS = 1500;
 const NEAR_END = 80;
 
 export class Chat {
-  current = newConversation();
+  current = newConversation(loadSettings());
   #library;
   #models;
   /** Answers that are coming: turn to `{run, speaker, kept}`. */
@@ -212,6 +212,7 @@ export class Chat {
     // Deleted meanwhile.
     if (entry === undefined) return;
     this.#runs.delete(turn);
+    if (turn.error !== null) this.#models.doubt();
     this.#library.save(conversation);
     if (conversation === this.current) {
       const outcome = turn.error?.message ?? (turn.finish === "stopped" ? "Stopped." : "End of the answer.");

@@ -8,7 +8,7 @@ export const SAMPLING = [
   { name: "top_k", label: "Top k", min: 1, max: 1_000_000, step: 1, whole: true, hint: "number of tokens kept" },
   { name: "min_p", label: "Min p", min: 0, max: 1, step: 0.01, hint: "relative to the likeliest token" },
   { name: "max_tokens", label: "Longest answer", min: 1, max: 10_000_000, step: 1, whole: true, hint: "tokens" },
-  { name: "seed", label: "Seed", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, whole: true, hint: "same again" },
+  { name: "seed", label: "Seed", min: 0, max: Number.MAX_SAFE_INTEGER, step: 1, whole: true, hint: "the same answer again" },
 ];
 
 const ROOT = 0;

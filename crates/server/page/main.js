@@ -10,7 +10,11 @@ import { Status } from "./status.js";
 import { Library, saveSettings } from "./store.js";
 import { titleOf } from "./conversation.js";
 
-const models = new Models();
+const models = new Models(() => {
+  byId("page-error").hidden = true;
+  models.draw(chat.current.model);
+  chat.draw();
+});
 const library = new Library((changed) => {
   if (changed === null) chat.reload();
   else if (changed === chat.current) chat.draw();
@@ -31,17 +35,13 @@ function remember(conversation) {
 }
 
 async function loadModels() {
-  const place = byId("page-error");
-  place.hidden = true;
   try {
     await models.load();
   } catch (error) {
     if (error.status === 401 && (await askForKey(error.message))) return loadModels();
-    setText(place.querySelector(".message"), error.message);
-    place.hidden = false;
+    setText(byId("page-error").querySelector(".message"), error.message);
+    byId("page-error").hidden = false;
   }
-  models.draw(chat.current.model);
-  chat.draw();
 }
 
 function route() {
@@ -55,8 +55,8 @@ function route() {
   } else {
     status.stop();
     const wanted = hash.startsWith("#c/") ? library.get(hash.slice(3)) : null;
-    // Coming back from the status, an unsent conversation is still there.
-    if (wanted === null ? chat.current.turns.length > 0 || hash === "" : wanted !== chat.current) chat.open(wanted);
+    // One that has not begun is still there after a look at the status, with what was typed.
+    if (wanted === null ? chat.current.turns.length > 0 : wanted !== chat.current) chat.open(wanted);
     if (wanted === null) history.replaceState(null, "", location.pathname + location.search);
     models.draw(chat.current.model);
     if (!isTouch()) chat.focus();
@@ -136,4 +136,6 @@ addEventListener("keydown", (event) => {
 addEventListener("hashchange", route);
 
 route();
+models.draw(null);
+chat.draw();
 loadModels();

@@ -6,17 +6,32 @@ import { plural } from "./format.js";
 
 export class Models {
   #list = [];
+  #isStale = true;
+  #onload;
   #select = byId("model");
+
+  /** `onload()` is called whenever the list came anew. */
+  constructor(onload) {
+    this.#onload = onload;
+  }
 
   /** Asks the server. Throws what it answers. */
   async load() {
-    this.#list = await models();
-    if (this.#list.length === 0) throw new ApiError("The server has no model ready. It may still be loading one.");
+    const list = await models();
+    if (list.length === 0) throw new ApiError("The server has no model ready. It may still be loading one.");
+    this.#list = list;
+    this.#isStale = false;
+    this.#onload();
   }
 
-  /** The id to ask for: the wished one if the server has it, or else its first. Asks the server if it has not yet. */
+  /** After an error the server may be another one, with other models. */
+  doubt() {
+    this.#isStale = true;
+  }
+
+  /** The id to ask for: the wished one if the server has it, or else its first. */
   async idFor(wished) {
-    if (this.#list.length === 0) await this.load();
+    if (this.#isStale) await this.load();
     return this.#find(wished).id;
   }
 

@@ -10,6 +10,7 @@ const INLINE = { strong: "strong", emphasis: "em", strike: "del" };
 /** Markdown within an element, kept up to date with a text. */
 export class MarkdownView {
   #root;
+  #text = "";
   #blocks = [];
 
   constructor(root) {
@@ -17,6 +18,8 @@ export class MarkdownView {
   }
 
   update(text) {
+    if (text === this.#text) return;
+    this.#text = text;
     const blocks = parse(text);
     blocks.forEach((block, index) => {
       const before = this.#blocks[index];

@@ -29,8 +29,11 @@ export class Settings {
       this.#thinking.value = "";
       this.#take();
     });
-    this.#key.addEventListener("change", () => {
-      key.set(this.#key.value.trim());
+    this.#dialog.addEventListener("close", () => {
+      const typed = this.#key.value.trim();
+      this.#key.value = "";
+      if (typed === key.get()) return;
+      key.set(typed);
       onkey();
     });
   }

@@ -115,7 +115,7 @@ export class Status {
   #timer = null;
   #failures = 0;
   #asking = false;
-  #facts = FACTS.map(([name, value]) => ({ value, place: el("dd") , name }));
+  #facts = FACTS.map(([name, value]) => ({ name, value, place: el("dd") }));
   #charts = CHARTS.map((about) => ({ ...about, chart: new LineChart(about), samples: [] }));
   #experts = new BarChart({
     title: "Balance of experts",
@@ -159,7 +159,11 @@ export class Status {
       this.#failures += 1;
       setText(this.#error.querySelector(".message"), error.message);
       this.#error.hidden = false;
-      if (error.status === 401 && this.#active && (await askForKey(error.message))) this.#failures = 0;
+      if (error.status === 401) {
+        // Whoever has no key is asked once, and not again every few seconds.
+        if (!(await askForKey(error.message))) return;
+        this.#failures = 0;
+      }
     } finally {
       this.#asking = false;
     }

@@ -39,7 +39,8 @@ export class QuestionView {
     );
     this.root = el(
       "article",
-      { class: "turn question", "aria-label": "Your message" },
+      { class: "turn question" },
+      el("h2", { class: "unseen" }, "Your message"),
       this.#body,
       this.#unfold,
       this.#tools,
@@ -115,7 +116,8 @@ export class AnswerView {
   #prose = el("div", { class: "prose", dir: "auto" });
   #markdown = new MarkdownView(this.#prose);
   #note = el("p", { class: "note", hidden: true });
-  #failure = el("p", { class: "message" });
+  // The message alone is an alert: a countdown inside it would be read out every second.
+  #failure = el("p", { class: "message", role: "alert" });
   #countdown = el("p", { class: "countdown", hidden: true });
   #request = el("p", { class: "request", hidden: true });
   #cancel;
@@ -133,7 +135,7 @@ export class AnswerView {
     const retry = button("Try again", () => actions.retry(turn), { class: "retry" });
     this.#error = el(
       "div",
-      { class: "error", role: "alert", hidden: true },
+      { class: "error", hidden: true },
       this.#failure,
       this.#countdown,
       this.#request,
@@ -148,7 +150,8 @@ export class AnswerView {
     this.#details.addEventListener("toggle", () => this.#unfoldReasoning());
     this.root = el(
       "article",
-      { class: "turn answer", "aria-label": "Answer" },
+      { class: "turn answer" },
+      el("h2", { class: "unseen" }, "Answer"),
       this.#depth,
       this.#details,
       this.#prose,
