@@ -17,7 +17,7 @@ const ROWS: &[&[&str]] = &[
     &["model", "data"],
     &["engine"],
     &["eval"],
-    &["train", "server"],
+    &["train", "server", "client"],
     &["posttrain"],
     &["cli"],
 ];
