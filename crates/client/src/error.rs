@@ -203,6 +203,19 @@ impl Error {
         matches!(self, Self::Connect { .. } | Self::Timeout { wait: Wait::Connect, .. })
     }
 
+    /// Whether what the user gave is wrong, and not what a server did.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Url { .. }
+                | Self::Key
+                | Self::Line { .. }
+                | Self::Output { .. }
+                | Self::Plan(_)
+                | Self::Locked { .. }
+        )
+    }
+
     /// One word for counting.
     pub fn kind(&self) -> String {
         let kind = match self {

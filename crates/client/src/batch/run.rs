@@ -42,12 +42,26 @@ pub struct Progress {
     pub before: u64,
     /// Those that got an answer since.
     pub succeeded: u64,
-    /// Those that failed, in this run and before.
+    /// Those that failed since.
     pub failed: u64,
+    /// Those that failed before.
+    pub failed_before: u64,
     /// How often this run asked again.
     pub retries: u64,
     /// A torn last line of the file of answers was taken out.
     pub was_torn: bool,
+}
+
+impl Progress {
+    /// Requests that have a line in the file of answers.
+    pub fn ended(&self) -> u64 {
+        self.before + self.succeeded + self.failed
+    }
+
+    /// Those of them whose line is a failure.
+    pub fn all_failed(&self) -> u64 {
+        self.failed_before + self.failed
+    }
 }
 
 /// How a run ended.
@@ -78,7 +92,7 @@ pub fn run<B: Backend>(
     let progress = Progress {
         total: asked.len() as u64,
         before: found.ids.len() as u64,
-        failed: found.failed,
+        failed_before: found.failed,
         was_torn: found.was_torn,
         ..Progress::default()
     };

@@ -97,7 +97,8 @@ async fn drive(api: &Api, plan: &Plan, stop: &AtomicBool, on_progress: &mut dyn 
                 progress.seconds = origin.elapsed().as_secs_f64();
                 progress.sent = sent.load(Ordering::Relaxed);
                 on_progress(progress);
-                if stop.load(Ordering::Relaxed) {
+                run.is_stopped = stop.load(Ordering::Relaxed);
+                if run.is_stopped {
                     break;
                 }
             }

@@ -141,6 +141,12 @@ impl Dataset {
         }
         Ok(Self { lines, output_tokens })
     }
+
+    /// How many conversations there are, at least one.
+    #[expect(clippy::len_without_is_empty, reason = "it never is")]
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
 }
 
 #[cfg(test)]

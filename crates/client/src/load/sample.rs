@@ -11,6 +11,8 @@ pub struct Run {
     pub seconds: f64,
     /// Requests that were under way when the user stopped the run; nothing else is known of them.
     pub unfinished: u64,
+    /// The user stopped the run before its end.
+    pub is_stopped: bool,
     /// The tokens that every answer was asked to have, if all were.
     pub exact_output_tokens: Option<u64>,
     /// Whether times count from random arrivals.

@@ -192,7 +192,7 @@ fn notes(report: &Report, run: &Run, complete: &[&Sample]) -> Vec<String> {
             lateness.p99
         ));
     }
-    if report.unfinished > 0 {
+    if run.is_stopped {
         notes.push("the run was stopped: slow requests are missing more often than fast ones".to_owned());
     }
     notes

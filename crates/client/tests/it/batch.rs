@@ -70,7 +70,8 @@ fn every_request_gets_its_line() {
     assert!(server.requests().iter().all(|request| request.path == "/v1/completions"));
     // Once more there is nothing to do, and what failed has failed.
     let again = run(api(&server), &plan).expect("a run");
-    assert_eq!((again.progress.before, again.progress.succeeded, again.progress.failed), (7, 0, 1));
+    assert_eq!((again.progress.before, again.progress.succeeded, again.progress.failed), (7, 0, 0));
+    assert_eq!((again.progress.all_failed(), again.progress.ended()), (1, 7));
     assert_eq!(server.requests().len(), 7);
 }
 

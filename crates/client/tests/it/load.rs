@@ -165,5 +165,5 @@ fn a_run_ends_with_its_seconds_or_when_it_is_stopped() {
     let plan = plan(Arrivals::Closed { concurrency: 2 }, 5);
     let run = load::run(&api(&server), &plan, &stop, &mut |progress| stop.store(progress.sent == 2, Ordering::Relaxed));
     let run = run.expect("a run");
-    assert_eq!((run.samples.len(), run.unfinished), (0, 2));
+    assert_eq!((run.samples.len(), run.unfinished, run.is_stopped), (0, 2, true));
 }
