@@ -1,4 +1,5 @@
 mod bench;
+mod client;
 mod plan;
 mod serve;
 
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args as Group, Parser, Subcommand};
 
 pub(crate) use bench::{Bench, BenchCommand, BenchInfer, BenchKernels, BenchMachine, BenchTrain};
+pub(crate) use client::{Access, Batch, BatchCommand, BatchRun, BenchServe};
 pub(crate) use plan::Plan;
 pub(crate) use serve::{LogFormat, MetricsCompat, MtpMode, Serve};
 
@@ -33,14 +35,16 @@ pub(crate) enum Command {
     Resume(Resume),
     /// Continue a prompt.
     Generate(Generate),
-    /// Talk to a model.
+    /// Talk to a model, of this machine or behind a server.
     Chat(Chat),
     /// Serve a model over HTTP: OpenAI's and Anthropic's interfaces, and a page to chat on.
     Serve(Box<Serve>),
     /// Compute logits, hidden states and router choices of a text, for parity checks.
     Logits(Logits),
-    /// Measure the machine, kernels, a model or training, each beside the machine's limits.
+    /// Measure the machine, kernels, a model or training, each beside the machine's limits, or a server.
     Bench(Bench),
+    /// Answer a file of requests.
+    Batch(Batch),
     /// Write a model directory again with its weights in other formats: 4 bits, 8 bits, FP8, bf16 or f32.
     Convert(Convert),
     /// Measure how well a model predicts a text, in bits per byte.
@@ -187,9 +191,14 @@ pub(crate) struct Generate {
 
 #[derive(Group)]
 pub(crate) struct Chat {
-    /// The model directory.
-    #[arg(long)]
-    pub(crate) model: PathBuf,
+    /// The model directory. With --url the model's name; the server's first one without it.
+    #[arg(long, required_unless_present = "url")]
+    pub(crate) model: Option<PathBuf>,
+    /// The server to talk to, such as http://127.0.0.1:8000; it speaks OpenAI's interface.
+    #[arg(long, conflicts_with_all = ["dtype", "cache", "expert_memory"])]
+    pub(crate) url: Option<String>,
+    #[command(flatten)]
+    pub(crate) access: Access,
     /// Instructions that come before the conversation.
     #[arg(long)]
     pub(crate) system: Option<String>,

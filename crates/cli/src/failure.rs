@@ -57,6 +57,13 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<Unreachable>() {
         return Some(4);
     }
+    if let Some(error) = cause.downcast_ref::<client::Error>() {
+        return match error {
+            client::Error::Io(error) => code_of(error),
+            error if error.is_usage() => Some(2),
+            error => error.is_unreachable().then_some(4),
+        };
+    }
     // Errors that pass another one on unchanged do not show it in the chain.
     if let Some(error) = cause.downcast_ref::<train::Error>() {
         return match error {
@@ -96,6 +103,8 @@ mod tests {
         assert_eq!(code(&anyhow::Error::new(train::Error::Checkpoint(checkpoint::Error::Io(full())))), 3);
         assert_eq!(code(&anyhow::Error::new(train::Error::Io(full()))), 3);
         assert_eq!(code(&anyhow::Error::new(Usage("x".into())).context("y")), 2);
+        assert_eq!(code(&client::Error::Plan("no end".into()).into()), 2);
+        assert_eq!(code(&client::Error::Io(full()).into()), 3);
         assert_eq!(code(&anyhow::anyhow!("something else")), 1);
     }
 }

@@ -49,6 +49,12 @@ pub fn color_allowed() -> bool {
     parse_color(std::env::var_os("NO_COLOR").as_deref())
 }
 
+/// The variable `name`, which the user has named, such as one that holds a key; `None` when it is unset.
+#[expect(clippy::disallowed_methods, reason = "this file is where the environment is read")]
+pub fn named(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
 /// The reference page of variables, as Markdown.
 pub fn markdown() -> String {
     let mut page = String::from("# Environment variables\n\n| Variable | Meaning |\n|---|---|\n");

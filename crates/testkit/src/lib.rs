@@ -1,7 +1,9 @@
 //! What the tests of several crates share: the golden models of `testdata/golden`, their evaluation in f64 from
-//! `testdata/exact`, and comparisons with both.
+//! `testdata/exact`, comparisons with both, and a scripted server.
 //!
 //! Only test code depends on this crate, so whatever is wrong panics with what it was.
+
+pub mod server;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

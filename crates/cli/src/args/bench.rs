@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Subcommand};
 
-use super::Compute;
+use super::{BenchServe, Compute};
 
 #[derive(Group)]
 pub(crate) struct Bench {
@@ -20,6 +20,8 @@ pub(crate) enum BenchCommand {
     Infer(BenchInfer),
     /// Time the training steps of a recipe on random tokens.
     Train(BenchTrain),
+    /// Put a server under load, and measure what its users would feel.
+    Serve(Box<BenchServe>),
 }
 
 #[derive(Group)]

@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod batch;
 mod bench;
 mod chat;
 mod convert;
@@ -12,8 +13,10 @@ mod plan;
 mod pretrain;
 mod quickstart;
 mod serve;
+mod server;
 mod status;
 mod stored;
+mod ticker;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -32,10 +35,11 @@ pub(crate) fn run(args: Args, started: Instant) -> Result<ExitCode> {
         Command::Pretrain(args) => pretrain::start(&args, threads),
         Command::Resume(args) => pretrain::resume(&args, threads),
         Command::Generate(args) => generate::run(&Ctx::new(threads.with(0))?, &args),
-        Command::Chat(args) => chat::run(&Ctx::new(threads.with(0))?, &args),
+        Command::Chat(args) => chat::run(threads, &args),
         Command::Serve(args) => serve::run(&Ctx::new(threads.with(0))?, &args),
         Command::Logits(args) => logits::run(&Ctx::new(threads.with(0))?, &args),
         Command::Bench(args) => bench::run(&args, threads, started),
+        Command::Batch(args) => batch::run(&args),
         Command::Convert(args) => convert::run(&Ctx::new(threads.with(0))?, &args),
         Command::Eval(args) => eval::run(&Ctx::new(threads.with(0))?, &args),
         Command::Plan(args) => plan::run(&args, threads),

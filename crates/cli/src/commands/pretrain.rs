@@ -47,7 +47,7 @@ fn train(mut run: Run) -> Result<ExitCode> {
         eprintln!("{name}: {value}");
     }
     let mut observers = observers(&run, summary)?;
-    let stop = interrupted()?;
+    let stop = interrupted("stopping after this step")?;
     match run.train(&mut observers, &stop)? {
         End::Finished => {
             eprintln!("report: {}", run.dir.report().display());
@@ -63,15 +63,15 @@ fn train(mut run: Run) -> Result<ExitCode> {
     }
 }
 
-/// A flag that Ctrl-C or a termination signal sets. The second one ends the program at once.
-pub(crate) fn interrupted() -> Result<Arc<AtomicBool>> {
+/// A flag that Ctrl-C or a termination signal sets; `what` is said then. The second one ends the program at once.
+pub(crate) fn interrupted(what: &'static str) -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(INTERRUPTED));
         }
-        eprintln!("\nstopping after this step; once more to stop at once");
+        eprintln!("\n{what}; once more to stop at once");
     })
     .context("listening for Ctrl-C")?;
     Ok(stop)

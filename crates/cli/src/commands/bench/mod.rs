@@ -1,10 +1,12 @@
-//! Measuring. Every number stands beside the limit that the same run measured on the same threads.
+//! Measuring. Every number of this machine stands beside the limit that the same run measured on the same threads; a
+//! server may be anywhere.
 
 mod infer;
 mod kernels;
 mod machine;
 mod memory;
 mod report;
+mod serve;
 mod train;
 mod work;
 
@@ -24,5 +26,6 @@ pub(crate) fn run(args: &Bench, threads: Threads, started: Instant) -> Result<Ex
         BenchCommand::Kernels(args) => kernels::run(threads.with(0), args),
         BenchCommand::Infer(args) => infer::run(&Ctx::new(threads.with(0))?, args, started),
         BenchCommand::Train(args) => train::run(args, threads),
+        BenchCommand::Serve(args) => serve::run(args),
     }
 }

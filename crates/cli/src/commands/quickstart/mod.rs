@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Quickstart, threads: usize) -> Result<ExitCode> {
         for (name, value) in &summary.facts {
             eprintln!("{name}: {value}");
         }
-        let stop = interrupted()?;
+        let stop = interrupted("stopping after this step")?;
         let mut observers = observers(&run, summary)?;
         if run.train(&mut observers, &stop)? == End::Interrupted {
             eprintln!("saved; run `hadal quickstart --out {}` again to continue", out.display());
