@@ -6,6 +6,7 @@
 //! Absent on purpose: text, HTTP and anything asynchronous. A request's tokens do not depend on the requests beside it.
 
 mod complete;
+mod disk;
 mod draw;
 mod engine;
 mod error;
@@ -19,6 +20,7 @@ mod speculation;
 mod stats;
 
 pub use complete::{Completion, complete, complete_until};
+pub use disk::{DiskCache, DiskError, DiskOptions, DiskStats};
 pub use draw::{Drawn, Logprobs};
 pub use engine::Engine;
 pub use error::{Error, Refused};
@@ -29,4 +31,4 @@ pub use ops::sampling::Params as Sampling;
 pub use request::{Finish, Request};
 pub use sequence::{Sequence, advance};
 pub use speculation::Mtp;
-pub use stats::Stats;
+pub use stats::{Stats, balancedness};
