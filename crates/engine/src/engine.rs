@@ -223,7 +223,7 @@ impl<'a> Engine<'a> {
     /// Runs over prompts, first come, first served, as many tokens as a step may have.
     fn prefill(&mut self) {
         let mut budget = self.limits.prefill_tokens.max(1);
-        let mut restores = restore::BYTES_OF_STEP;
+        let mut restores = self.disk.as_ref().map_or(0, |disk| disk.step_bytes());
         let mut i = 0;
         while budget > 0 && i < self.running.len() {
             let running = &mut self.running[i];

@@ -43,6 +43,9 @@ pub struct DiskOptions {
     pub min_prompt_tokens: usize,
     /// Memory for blocks that wait to be written, beside [`crate::Limits::cache_bytes`]; a block at least.
     pub queue_bytes: u64,
+    /// What is read between two tokens of the answers beside, a block at least: more is faster for the one that reads, less
+    /// lets the others flow more evenly.
+    pub step_bytes: u64,
 }
 
 /// Why a directory cannot be used.
@@ -137,7 +140,8 @@ struct State {
 impl DiskOptions {
     /// Options with the usual sizes.
     pub fn new(dir: impl Into<PathBuf>, quota_bytes: u64, model: [u8; 32]) -> Self {
-        Self { dir: dir.into(), quota_bytes, model, min_prompt_tokens: 512, queue_bytes: 256 << 20 }
+        let (min_prompt_tokens, queue_bytes, step_bytes) = (512, 256 << 20, 64 << 20);
+        Self { dir: dir.into(), quota_bytes, model, min_prompt_tokens, queue_bytes, step_bytes }
     }
 }
 
@@ -167,15 +171,15 @@ impl DiskCache {
         let shared = Arc::new(Shared { store, state: Mutex::new(State { index, stats }), latents });
         let identity = Key::of_model(&options.model, model);
         shared.make_room(0, identity);
-        let (blocks, bytes) = (shared.state().index.files(), shared.state().index.bytes());
-        tracing::info!(dir = %dir.display(), blocks, bytes, quota_bytes, "cache of latents on disk");
-
         let queue = usize::try_from(options.queue_bytes / block_bytes).unwrap_or(usize::MAX).clamp(1, 4096);
         let (tasks, received) = sync_channel(queue);
         let of_thread = shared.clone();
         let writer =
             std::thread::Builder::new().name("latents".into()).spawn(move || of_thread.write_all(&received))?;
-        Ok(Self { shared, options, identity, tasks: Some(tasks), writer: Some(writer) })
+        let cache = Self { shared, options, identity, tasks: Some(tasks), writer: Some(writer) };
+        let DiskStats { blocks, bytes, quota_bytes, .. } = cache.stats();
+        tracing::info!(dir = %cache.options.dir.display(), blocks, bytes, quota_bytes, "a cache on disk was opened");
+        Ok(cache)
     }
 
     /// What it holds, and what has happened to it.
@@ -196,6 +200,11 @@ impl DiskCache {
     pub(crate) fn check(&self, model: &Model) {
         let is_ours = self.identity == Key::of_model(&self.options.model, model);
         assert!(is_ours, "the cache in {} was opened for another model", self.options.dir.display());
+    }
+
+    /// What a step may read.
+    pub(crate) fn step_bytes(&self) -> u64 {
+        self.options.step_bytes.max(1)
     }
 
     /// The names of the whole blocks of a prompt.

@@ -8,9 +8,6 @@ use super::{Engine, Phase};
 use crate::disk::{Block, DiskCache};
 use crate::event::Event;
 
-/// What a step may read from disk, so that answers beside it go on: some ten to a hundred milliseconds.
-pub(super) const BYTES_OF_STEP: u64 = 64 << 20;
-
 impl Engine<'_> {
     /// The same engine with a place for the blocks of its prompts that outlives it.
     ///
