@@ -211,7 +211,8 @@ impl Prefixes {
 impl Node {
     fn to_disk(&self) -> Option<Block> {
         let name = self.name?;
-        Some(Block { name, tokens: self.tokens.clone(), latents: self.block.clone() })
+        let (is_first, tokens, latents) = (self.parent.is_err(), self.tokens.clone(), self.block.clone());
+        Some(Block { name, is_first, tokens, latents })
     }
 }
 

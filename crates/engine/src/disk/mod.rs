@@ -5,9 +5,10 @@
 //! 65,536 tokens is 1,024 files and 4.6 GB, read in seconds where running over it takes minutes.
 //!
 //! Blocks are written when they are first made, by a thread of its own from a queue that ends: what does not fit is left
-//! out and tried again when it leaves memory, and at the end. They are read one by one as a prompt needs them. Those of
-//! prompts shorter than [`DiskOptions::min_prompt_tokens`] are not written: they are soon computed again, and many of them
-//! must not push out the one that is long. What is read is what was written, bit for bit, or it is not taken.
+//! out and tried again when it is used, when it leaves memory, and at the end. They are read one by one as a prompt needs
+//! them. Those of prompts shorter than [`DiskOptions::min_prompt_tokens`] are not written: they are soon computed again,
+//! and many of them must not push out the one that is long. What is read is what was written, bit for bit, or it is not
+//! taken.
 
 mod index;
 mod key;
@@ -92,8 +93,8 @@ pub struct DiskStats {
     pub evictions: u64,
     /// Files that were not what they should be, or could not be read.
     pub damaged: u64,
-    /// Times that a block was not written because too many waited, or because there was no room but at the expense of the
-    /// same prompt.
+    /// Times that a block was not written because too many waited, or because there was no room but at the expense of its
+    /// own prompt or of what was used later.
     pub skipped: u64,
     /// Times that writing a block failed.
     pub failed: u64,
@@ -111,13 +112,24 @@ pub struct DiskCache {
 /// A block that is worth a file.
 pub(crate) struct Block {
     pub(crate) name: Name,
+    /// Whether it is the first of its prompt, before which there is none.
+    pub(crate) is_first: bool,
     pub(crate) tokens: Box<[u32]>,
     pub(crate) latents: CacheBlock,
 }
 
+/// Whose place a block may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It is used now: those that were used longest ago make room for it.
+    Used,
+    /// Nobody has used it for a while, or it made room itself: it takes only what is free.
+    Late,
+}
+
 /// What the thread that writes does.
 enum Task {
-    Save(Block),
+    Save(Block, Claim),
     /// A block is used.
     Touch(Name),
     /// Somebody waits until all tasks before this one are done.
@@ -269,22 +281,22 @@ impl DiskCache {
     }
 
     /// Has a block written that is not yet, if there is room in the queue.
-    pub(crate) fn offer(&self, block: Block) {
+    pub(crate) fn offer(&self, block: Block, claim: Claim) {
         let (name, Some(tasks)) = (block.name, &self.tasks) else { return };
         let mut state = self.shared.state();
         if state.index.announce(name)
-            && let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = tasks.try_send(Task::Save(block))
+            && let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = tasks.try_send(Task::Save(block, claim))
         {
             state.index.forget(name.key);
             state.stats.skipped += 1;
         }
     }
 
-    /// Has a block written that is not yet, and waits for room in the queue.
+    /// Has a block written that is not yet, if there is free room, and waits for the queue.
     pub(crate) fn save(&self, block: Block) {
         let is_new = self.shared.state().index.announce(block.name);
         if is_new {
-            self.send(Task::Save(block));
+            self.send(Task::Save(block, Claim::Late));
         }
     }
 
@@ -317,7 +329,7 @@ impl Shared {
         let mut is_failing = false;
         for task in tasks {
             match task {
-                Task::Save(block) => self.write(&block, &mut is_failing),
+                Task::Save(block, claim) => self.write(&block, claim, &mut is_failing),
                 Task::Touch(name) => {
                     if let Err(error) = self.store.touch(&name) {
                         tracing::debug!(%error, "cannot note when a block on disk was used");
@@ -329,10 +341,16 @@ impl Shared {
         }
     }
 
-    fn write(&self, block: &Block, is_failing: &mut bool) {
-        let Block { name, tokens, latents } = block;
+    fn write(&self, block: &Block, claim: Claim, is_failing: &mut bool) {
+        let Block { name, is_first, tokens, latents } = block;
         let length = (HEADER + self.latents) as u64;
-        if !self.make_room(length, name.parent) {
+        // Without the one before it, it is of no use yet: the end of a prompt must not push out its beginning.
+        let is_behind = *is_first || self.state().index.has(name.parent);
+        let has_room = match claim {
+            Claim::Used if is_behind => self.make_room(length, name.parent),
+            _ => self.has_room(length),
+        };
+        if !has_room {
             let mut state = self.state();
             state.index.forget(name.key);
             state.stats.skipped += 1;
@@ -359,18 +377,21 @@ impl Shared {
         }
     }
 
+    fn has_room(&self, more: u64) -> bool {
+        let State { index, stats } = &*self.state();
+        index.bytes() + more <= stats.quota_bytes
+    }
+
     /// Removes files until so many bytes more are within the quota, but not the block `except`; whether that was possible.
     fn make_room(&self, more: u64, except: Key) -> bool {
-        loop {
+        while !self.has_room(more) {
             let mut state = self.state();
-            if state.index.bytes() + more <= state.stats.quota_bytes {
-                return true;
-            }
             let Some(name) = state.index.evict(except) else { return false };
             state.stats.evictions += 1;
             drop(state);
             remove(&self.store, &name);
         }
+        true
     }
 }
 

@@ -18,7 +18,7 @@ const PARTIAL: &str = "partial";
 pub(super) struct Store {
     dir: PathBuf,
     /// Held for as long as the directory is ours.
-    _lock: File,
+    lock: File,
 }
 
 /// A file as it was found.
@@ -41,7 +41,7 @@ impl Store {
         }
         match fs_err::remove_file(dir.join(PARTIAL)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(Some(Self { dir: dir.to_owned(), _lock: lock })),
+            _ => Ok(Some(Self { dir: dir.to_owned(), lock })),
         }
     }
 
@@ -118,6 +118,13 @@ impl Store {
     fn path(&self, name: &Name) -> PathBuf {
         let file = name.to_string();
         self.dir.join(&file[..2]).join(file)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Closing the file is not enough while a process that was just begun still has a copy of it.
+        let _ = self.lock.unlock();
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::BLOCK_TOKENS;
 
 use super::{Engine, Phase};
-use crate::disk::{Block, DiskCache};
+use crate::disk::{Block, Claim, DiskCache};
 use crate::event::Event;
 
 impl Engine<'_> {
@@ -19,8 +19,8 @@ impl Engine<'_> {
         Self { disk: Some(disk), ..self }
     }
 
-    /// Has all blocks written that are worth it and not on disk yet, and waits until they are. It is for the end: the
-    /// blocks of a running engine are written when they are made.
+    /// Has all blocks written that are worth it and not on disk yet, as far as there is free room, and waits until they are.
+    /// It is for the end: the blocks of a running engine are written when they are made.
     pub fn save(&self) {
         if let Some(disk) = &self.disk {
             self.prefixes.kept().for_each(|block| disk.save(block));
@@ -91,13 +91,13 @@ impl Engine<'_> {
             return;
         };
         let blocks = self.prefixes.keep(at, &running.names[first..running.shared]);
-        blocks.into_iter().rev().for_each(|block| disk.offer(block));
+        blocks.into_iter().rev().for_each(|block| disk.offer(block, Claim::Used));
     }
 }
 
 /// Has a block written that leaves memory, if there is a place for it.
 pub(super) fn offer(disk: Option<&DiskCache>, block: Block) {
     if let Some(disk) = disk {
-        disk.offer(block);
+        disk.offer(block, Claim::Late);
     }
 }

@@ -35,7 +35,7 @@ fn sampled() -> Request {
 fn others(n: u64) -> Vec<Request> {
     let other = |i: u64| {
         let own = ids(1 + (i as usize * 37) % 150, 100 + i);
-        let prompt = if i % 3 == 0 { [ids(PROMPT - 5 * i as usize, 1), own].concat() } else { own };
+        let prompt = if i.is_multiple_of(3) { [ids(PROMPT - 5 * i as usize, 1), own].concat() } else { own };
         Request { seed: i, ..request(prompt, 20 + 5 * i as usize) }
     };
     (0..n).map(other).collect()

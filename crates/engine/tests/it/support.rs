@@ -74,10 +74,12 @@ impl Answer {
     pub(crate) fn all(&self) -> (Vec<Drawn>, Result<End, Error>) {
         let mut drawn = Vec::new();
         loop {
-            match self.events.recv_timeout(Duration::from_mins(1)).expect("an answer ends") {
-                Event::Token(token) => drawn.push(token),
-                Event::End(end) => return (drawn, end),
-                _ => {}
+            let event = self.events.recv_timeout(Duration::from_mins(1)).expect("an answer ends");
+            if let Event::End(end) = event {
+                return (drawn, end);
+            }
+            if let Event::Token(token) = event {
+                drawn.push(token);
             }
         }
     }
