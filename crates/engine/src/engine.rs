@@ -1,11 +1,15 @@
 //! The loop that answers many requests at once.
 
+mod restore;
+
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use model::{BLOCK_TOKENS, Cache, Draft, Following, Form, Model};
 use tensor::{Ctx, Tensor};
 
+use crate::disk::{DiskCache, Name};
 use crate::draw::Drawer;
 use crate::error::Error;
 use crate::event::{End, Event, Sink, Times, Usage};
@@ -31,6 +35,8 @@ pub struct Engine<'a> {
     /// In the order in which they were admitted.
     running: Vec<Running>,
     prefixes: Prefixes,
+    /// Where blocks go that outlive this engine, if there is such a place.
+    disk: Option<Arc<DiskCache>>,
     gauge: Gauge,
     stats: Stats,
 }
@@ -55,6 +61,8 @@ struct Running {
     /// The last block of the cache that is in the tree of prefixes, and how many are.
     pin: Option<NodeId>,
     shared: usize,
+    /// What the whole blocks of the prompt are called on disk, if there is one.
+    names: Vec<Name>,
     phase: Phase,
     /// What proposes tokens, where there is an MTP layer.
     draft: Option<Draft>,
@@ -73,6 +81,8 @@ struct Outlook {
 enum Phase {
     /// Nothing of the prompt is in the cache yet.
     New,
+    /// What is in memory of its beginning is in the cache, and more of it may be on disk.
+    Known,
     /// A part of it.
     Prompt,
     /// All of it. The first outlook is that of the next token; another one is that after it, if it is the one that was
@@ -97,6 +107,7 @@ impl<'a> Engine<'a> {
             waiting: VecDeque::new(),
             running: Vec::new(),
             prefixes: Prefixes::default(),
+            disk: None,
             gauge: Gauge::new(limits.mtp),
             stats,
         }
@@ -137,6 +148,7 @@ impl<'a> Engine<'a> {
             blocks_used: used,
             blocks_in_use: used - self.prefixes.len() + self.prefixes.in_use(),
             mtp_speedup: self.gauge.speedup(),
+            disk: self.disk.as_ref().map(|disk| disk.stats()),
             ..self.stats
         }
     }
@@ -146,17 +158,23 @@ impl<'a> Engine<'a> {
         self.waiting.iter().map(|job| job.request.prompt.len()).sum()
     }
 
-    /// Ends all requests with `error`, and itself.
-    pub fn abandon(self, error: impl Fn() -> Error) {
-        for mut job in self.running.into_iter().map(|running| running.job).chain(self.waiting) {
+    /// Ends all requests with `error`.
+    pub fn abandon(&mut self, error: impl Fn() -> Error) {
+        while let Some(last) = self.running.len().checked_sub(1) {
+            let job = self.take(last);
+            self.waiting.push_front(job);
+        }
+        for mut job in self.waiting.drain(..) {
             job.sink.send(Event::End(Err(error())));
         }
     }
 
     /// Goes on with everything by one token, or by a part of the prompts.
     pub fn step(&mut self) {
+        let begun = Instant::now();
         self.let_go();
         self.admit();
+        self.stats.step_requests += self.running.len() as u64;
         self.prefill();
         let (start, before) = (Instant::now(), self.stats.answer_tokens);
         let answers = self.running.iter().filter(|running| matches!(running.phase, Phase::Answer(_))).count();
@@ -168,6 +186,7 @@ impl<'a> Engine<'a> {
         let tokens = (self.stats.answer_tokens - before) as usize;
         self.gauge.note(answers, tokens, start.elapsed().as_secs_f64());
         self.stats.steps += 1;
+        self.stats.step_seconds += begun.elapsed().as_secs_f64();
     }
 
     /// Forgets requests whose events nobody wants.
@@ -199,19 +218,24 @@ impl<'a> Engine<'a> {
             let mut job = self.waiting.pop_front().expect("somebody waits");
             job.begun.get_or_insert_with(Instant::now);
             let (cache, draft) = (self.model.new_cache(), self.new_draft());
-            let (pin, shared, phase, fresh, proposal) = (None, 0, Phase::New, Vec::new(), None);
-            self.running.push(Running { job, cache, pin, shared, phase, draft, fresh, proposal });
+            let (pin, shared, names, phase, fresh, proposal) = (None, 0, Vec::new(), Phase::New, Vec::new(), None);
+            self.running.push(Running { job, cache, pin, shared, names, phase, draft, fresh, proposal });
         }
     }
 
     /// Runs over prompts, first come, first served, as many tokens as a step may have.
     fn prefill(&mut self) {
         let mut budget = self.limits.prefill_tokens.max(1);
+        let mut restores = self.disk.as_ref().map_or(0, |disk| disk.step_bytes());
         let mut i = 0;
         while budget > 0 && i < self.running.len() {
             let running = &mut self.running[i];
             if matches!(running.phase, Phase::New) {
                 self.find(i);
+            }
+            // Those behind it wait, lest they read the same blocks.
+            if !self.restore(i, &mut restores) {
+                break;
             }
             let running = &self.running[i];
             if !matches!(running.phase, Phase::Prompt) {
@@ -248,12 +272,13 @@ impl<'a> Engine<'a> {
         for block in &blocks {
             cache.push_block(block);
         }
-        (*pin, *shared, *phase) = (at, blocks.len(), Phase::Prompt);
+        (*pin, *shared, *phase) = (at, blocks.len(), Phase::Known);
         if job.usage.preemptions == 0 {
             job.usage.cached = cache.len();
             self.stats.cached_tokens += cache.len() as u64;
             self.stats.queried_tokens += if knowable == 0 { 0 } else { prompt.len() as u64 };
         }
+        self.name(i);
     }
 
     /// The next `n` tokens of a prompt, and behind its last one what the request had said before it made room.
@@ -286,7 +311,10 @@ impl<'a> Engine<'a> {
             };
             Ok::<_, Error>(Some(outlooks(ctx, model, &stream).remove(0)))
         };
-        match run() {
+        let begun = Instant::now();
+        let outlook = run();
+        self.stats.model_seconds += begun.elapsed().as_secs_f64();
+        match outlook {
             Ok(None) => {}
             Ok(Some(outlook)) => *phase = Phase::Answer(vec![outlook]),
             Err(error) => {
@@ -305,6 +333,7 @@ impl<'a> Engine<'a> {
     /// Gives the whole blocks of a prompt, of which `done` tokens are done, to those that come after it.
     fn share(&mut self, i: usize, done: usize) {
         let Running { job, cache, pin, shared, .. } = &mut self.running[i];
+        let before = *shared;
         while (*shared + 1) * BLOCK_TOKENS <= done {
             let tokens = &job.request.prompt[*shared * BLOCK_TOKENS..(*shared + 1) * BLOCK_TOKENS];
             let (id, block) = self.prefixes.add(job.request.salt, *pin, tokens, cache.block(*shared));
@@ -312,11 +341,12 @@ impl<'a> Engine<'a> {
             *pin = Some(id);
             *shared += 1;
         }
+        self.keep(i, before);
     }
 
     /// Draws the next token of each answer, and the one after it where that was proposed.
     fn draw(&mut self) {
-        let limit = self.model.config.max_position_embeddings;
+        let (begun, limit) = (Instant::now(), self.model.config.max_position_embeddings);
         for Running { job, cache, phase, fresh, proposal, .. } in &mut self.running {
             let Phase::Answer(outlooks) = phase else { continue };
             let mut proposal = proposal.take();
@@ -346,6 +376,7 @@ impl<'a> Engine<'a> {
                 }
             }
         }
+        self.stats.draw_seconds += begun.elapsed().as_secs_f64();
     }
 
     /// Lets the first MTP layer propose the token after the next, if `wanted`.
@@ -375,8 +406,11 @@ impl<'a> Engine<'a> {
         }
         let d = hidden.len() / ids.len();
         let hidden = Tensor::from_vec(hidden, [ids.len(), d]);
+        let begun = Instant::now();
+        let found = self.model.propose(self.ctx, &hidden, &ids, &following, &mut drafts);
+        self.stats.model_seconds += begun.elapsed().as_secs_f64();
         // Without proposals everything goes on; if a file cannot be read, the step after this one says so.
-        if let Ok(found) = self.model.propose(self.ctx, &hidden, &ids, &following, &mut drafts) {
+        if let Ok(found) = found {
             for (proposal, id) in proposals.into_iter().zip(found) {
                 *proposal = Some(id);
             }
@@ -405,9 +439,13 @@ impl<'a> Engine<'a> {
             return;
         }
         let news: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
-        match self.model.decode_streams(self.ctx, &news, &mut caches) {
-            Ok((streams, rows)) => {
-                let mut all = outlooks(self.ctx, self.model, &streams).into_iter();
+        let begun = Instant::now();
+        let decoded = self.model.decode_streams(self.ctx, &news, &mut caches);
+        let decoded = decoded.map(|(streams, rows)| (outlooks(self.ctx, self.model, &streams), rows));
+        self.stats.model_seconds += begun.elapsed().as_secs_f64();
+        match decoded {
+            Ok((all, rows)) => {
+                let mut all = all.into_iter();
                 for (rows, phase) in rows.into_iter().zip(phases) {
                     *phase = Phase::Answer(all.by_ref().take(rows.len()).collect());
                 }
@@ -427,7 +465,8 @@ impl<'a> Engine<'a> {
     /// came last make room and wait again.
     fn make_room(&mut self, more: impl Fn(&[Running]) -> usize) {
         while self.used() + more(&self.running) > self.capacity {
-            if self.prefixes.evict() {
+            let disk = self.disk.as_deref();
+            if self.prefixes.evict(|block| restore::offer(disk, block)) {
                 self.stats.evicted_blocks += 1;
                 continue;
             }

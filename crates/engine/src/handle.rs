@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use model::Model;
 use tensor::Ctx;
 
+use crate::disk::DiskCache;
 use crate::engine::Engine;
 use crate::error::{Error, Refused};
 use crate::event::Sink;
@@ -61,6 +62,25 @@ impl Handle {
     /// # Errors
     /// When the operating system refuses a thread.
     pub fn start(ctx: Ctx, model: Arc<Model>, limits: Limits) -> std::io::Result<Self> {
+        Self::start_with(ctx, model, limits, None)
+    }
+
+    /// The same, where beginnings of prompts are kept on disk.
+    ///
+    /// # Errors
+    /// As [`Handle::start`].
+    ///
+    /// # Panics
+    /// When `disk` was opened for another model.
+    pub fn start_with(
+        ctx: Ctx,
+        model: Arc<Model>,
+        limits: Limits,
+        disk: Option<Arc<DiskCache>>,
+    ) -> std::io::Result<Self> {
+        if let Some(disk) = &disk {
+            disk.check(&model);
+        }
         let (commands, receiver) = channel();
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -74,7 +94,7 @@ impl Handle {
         let of_thread = shared.clone();
         let thread = std::thread::Builder::new()
             .name("engine".into())
-            .spawn(move || run(&ctx, &model, limits, &receiver, &of_thread))?;
+            .spawn(move || run(&ctx, &model, limits, disk.as_ref(), &receiver, &of_thread))?;
         Ok(Self { commands: Some(commands), shared, limits, thread: Some(thread) })
     }
 
@@ -142,8 +162,22 @@ impl Drop for Handle {
 }
 
 /// The engine's thread: steps while there is something to do, and waits for requests otherwise.
-fn run(ctx: &Ctx, model: &Model, limits: Limits, commands: &Receiver<Command>, shared: &Shared) {
-    let mut engine = Engine::new(ctx, model, limits);
+fn run(
+    ctx: &Ctx,
+    model: &Model,
+    limits: Limits,
+    disk: Option<&Arc<DiskCache>>,
+    commands: &Receiver<Command>,
+    shared: &Shared,
+) {
+    let new_engine = || {
+        let engine = Engine::new(ctx, model, limits);
+        match disk {
+            Some(disk) => engine.with_disk(disk.clone()),
+            None => engine,
+        }
+    };
+    let mut engine = new_engine();
     *lock(&shared.stats) = engine.stats();
     // What the queue has counted of this engine.
     let mut counted = Queue::default();
@@ -171,7 +205,7 @@ fn run(ctx: &Ctx, model: &Model, limits: Limits, commands: &Receiver<Command>, s
         // What a request asks for cannot make a step panic; if one does, only what was in it is lost.
         if catch_unwind(AssertUnwindSafe(|| engine.step())).is_err() {
             shared.faults.fetch_add(1, Ordering::AcqRel);
-            std::mem::replace(&mut engine, Engine::new(ctx, model, limits)).abandon(|| Error::Fault);
+            std::mem::replace(&mut engine, new_engine()).abandon(|| Error::Fault);
         }
         shared.step_began.store(0, Ordering::Release);
         let stats = engine.stats();
@@ -187,6 +221,7 @@ fn run(ctx: &Ctx, model: &Model, limits: Limits, commands: &Receiver<Command>, s
     while let Ok((_, mut sink)) = commands.try_recv() {
         sink.send(crate::Event::End(Err(Error::Stopped)));
     }
+    engine.save();
 }
 
 /// What is behind a lock is always whole: nobody panics while he writes it.

@@ -7,6 +7,7 @@
 
 mod complete;
 mod constraint;
+mod disk;
 mod draw;
 mod engine;
 mod error;
@@ -23,6 +24,7 @@ mod stats;
 pub use complete::{Completion, complete, complete_until};
 pub use constraint::{Allowed, Constraint, ConstraintError, Constraints, TokenSet};
 pub use draw::Drawn;
+pub use disk::{DiskCache, DiskError, DiskOptions, DiskStats};
 pub use engine::Engine;
 pub use error::{Error, Refused};
 pub use event::{End, Event, Sink, Times, Usage};
@@ -33,4 +35,4 @@ pub use ops::sampling::Params as Sampling;
 pub use request::{Finish, MAX_LOGPROBS, Request};
 pub use sequence::{Sequence, advance};
 pub use speculation::Mtp;
-pub use stats::Stats;
+pub use stats::{Stats, balancedness};

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::{BLOCK_TOKENS, CacheBlock};
 
+use crate::disk::{Block, Name};
+
 /// A block in the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct NodeId(usize);
@@ -32,6 +34,8 @@ struct Node {
     parent: Result<NodeId, u64>,
     tokens: Box<[u32]>,
     block: CacheBlock,
+    /// What it is called on disk, if it is worth a file; then all blocks before it are as well.
+    name: Option<Name>,
     children: Children,
     /// Pins of it and of all blocks after it.
     users: usize,
@@ -77,7 +81,7 @@ impl Prefixes {
         let id = known.unwrap_or_else(|| {
             let parent = after.ok_or(salt);
             let (tokens, children) = (Box::from(tokens), Children::new());
-            let node = Node { parent, tokens, block, children, users: 0, used: self.clock };
+            let node = Node { parent, tokens, block, name: None, children, users: 0, used: self.clock };
             let id = self.free.pop().unwrap_or(NodeId(self.nodes.len()));
             let key = node.tokens.clone();
             if id.0 == self.nodes.len() {
@@ -91,6 +95,31 @@ impl Prefixes {
         // The pin of the block before it becomes one of this: those before have as many users as they had.
         self.join(id);
         (id, self.node(id).block.clone())
+    }
+
+    /// Says that the block at `at` and those before it are called `names` on disk, the last one as the last, and are worth
+    /// files. The result is the blocks, from the last to the first.
+    pub(crate) fn keep(&mut self, at: NodeId, names: &[Name]) -> Vec<Block> {
+        let (mut at, mut blocks) = (Ok(at), Vec::with_capacity(names.len()));
+        for &name in names.iter().rev() {
+            let Ok(id) = at else { unreachable!("as many names as blocks") };
+            let node = self.node_mut(id);
+            node.name = Some(name);
+            blocks.extend(node.to_disk());
+            at = node.parent;
+        }
+        blocks
+    }
+
+    /// All blocks that are worth files, each after those before it.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = Block> {
+        let mut open: Vec<NodeId> = self.roots.values().flat_map(Children::values).copied().collect();
+        std::iter::from_fn(move || {
+            let node = self.node(open.pop()?);
+            open.extend(node.children.values());
+            Some(node.to_disk())
+        })
+        .flatten()
     }
 
     /// Gives a pin back.
@@ -107,8 +136,8 @@ impl Prefixes {
         }
     }
 
-    /// Forgets the block that was used longest ago; false when all are in use.
-    pub(crate) fn evict(&mut self) -> bool {
+    /// Forgets the block that was used longest ago, which goes to `keep` if it is worth a file; false when all are in use.
+    pub(crate) fn evict(&mut self, keep: impl FnOnce(Block)) -> bool {
         let Some((_, id)) = self.idle.pop_first() else { return false };
         let Some(node) = self.nodes[id.0].take() else { unreachable!("idle blocks are in the tree") };
         self.free.push(id);
@@ -120,6 +149,9 @@ impl Prefixes {
                     self.roots.remove(&salt);
                 }
             }
+        }
+        if let Some(block) = node.to_disk() {
+            keep(block);
         }
         true
     }
@@ -173,6 +205,14 @@ impl Prefixes {
 
     fn node_mut(&mut self, id: NodeId) -> &mut Node {
         self.nodes[id.0].as_mut().expect("ids are of blocks in the tree")
+    }
+}
+
+impl Node {
+    fn to_disk(&self) -> Option<Block> {
+        let name = self.name?;
+        let (is_first, tokens, latents) = (self.parent.is_err(), self.tokens.clone(), self.block.clone());
+        Some(Block { name, is_first, tokens, latents })
     }
 }
 
@@ -234,13 +274,13 @@ mod tests {
         assert_eq!(found(&mut tree, 0, &tokens(&[1, 2])), 2);
         let (pin, _) = tree.find(5, &tokens(&[4]));
         assert_eq!((tree.in_use(), tree.in_use_of(5, &tokens(&[4, 1])), tree.in_use_of(0, &tokens(&[1]))), (1, 1, 0));
-        assert!(tree.evict());
+        assert!(tree.evict(drop));
         assert_eq!(found(&mut tree, 0, &tokens(&[3])), 0);
-        assert!(tree.evict() && tree.evict(), "the child, then its parent");
-        assert!(!tree.evict(), "what is left is in use");
+        assert!(tree.evict(drop) && tree.evict(drop), "the child, then its parent");
+        assert!(!tree.evict(drop), "what is left is in use");
         assert_eq!(tree.len(), 1);
         tree.release(pin.unwrap());
-        assert!(tree.evict() && tree.len() == 0 && tree.roots.is_empty());
+        assert!(tree.evict(drop) && tree.len() == 0 && tree.roots.is_empty());
         insert(&mut tree, &block, 0, &[1, 2]);
         assert_eq!((tree.len(), found(&mut tree, 0, &tokens(&[1, 2]))), (2, 2));
     }
@@ -254,9 +294,9 @@ mod tests {
         let (c, _) = tree.add(0, Some(b), &[2; BLOCK_TOKENS], ours);
         assert_eq!(tree.in_use(), 2);
         tree.release(a);
-        assert!(!tree.evict(), "the other still uses it");
+        assert!(!tree.evict(drop), "the other still uses it");
         tree.release(c);
         assert_eq!(tree.in_use(), 0);
-        assert!(tree.evict() && tree.evict());
+        assert!(tree.evict(drop) && tree.evict(drop));
     }
 }

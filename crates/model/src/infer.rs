@@ -94,6 +94,18 @@ impl Model {
         self.blocks.iter().map(|block| block.new_cache(self.cache_kind).block_bytes()).sum()
     }
 
+    /// A block from the bytes that [`CacheBlock::write_to`] gave; none when they are not [`Model::cache_block_bytes`].
+    pub fn restore_block(&self, mut bytes: &[u8]) -> Option<CacheBlock> {
+        let mut layers = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let empty = block.new_cache(self.cache_kind);
+            let (of_layer, rest) = bytes.split_at_checked(empty.block_bytes())?;
+            layers.push(empty.restore(of_layer)?);
+            bytes = rest;
+        }
+        bytes.is_empty().then_some(CacheBlock { layers })
+    }
+
     /// Appends `ids`, which must not be empty, to one sequence. The result is the logits after the last of them, `[1, V]`.
     ///
     /// # Errors
@@ -234,6 +246,14 @@ pub(crate) fn rows_of(ctx: &Ctx, x: &Tensor, ranges: &[Range<usize>], d: usize) 
         rest = after;
     }
     rows
+}
+
+impl CacheBlock {
+    /// Appends its bytes, layer by layer, as [`Model::restore_block`] takes them: what a cache of the same model and kind
+    /// reads from them is the same, bit for bit.
+    pub fn write_to(&self, bytes: &mut Vec<u8>) {
+        self.layers.iter().for_each(|layer| layer.write_to(bytes));
+    }
 }
 
 impl Cache {

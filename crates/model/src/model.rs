@@ -151,6 +151,13 @@ impl Model {
         layers.filter_map(Block::moe).map(crate::ffn::moe::Moe::routing_bias).collect()
     }
 
+    /// Rows that prefill, decoding and proposals have given to each expert since the model was built: `[E]` for each layer,
+    /// MTP layers last, and none for a dense one. They may be read while the model runs.
+    pub fn served_expert_load(&self) -> Vec<Option<Vec<u64>>> {
+        let layers = self.blocks.iter().chain(self.mtp.iter().map(|m| &m.block));
+        layers.map(|block| block.moe().map(crate::ffn::moe::Moe::load)).collect()
+    }
+
     /// The training objective of a batch, and its gradients to `sink`.
     pub fn forward_backward(
         &self,

@@ -6,6 +6,7 @@
 //! the gradient of `w_e` is a product of rows of width I that are at hand, and no row of width D need be kept.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use config::{ModelConfig, Scoring, TopkMethod};
 use ops::permute::{self, unpermute};
@@ -27,6 +28,9 @@ pub struct Moe {
     down_proj: ParamId,                       // [E, D, I]
     shared_experts: Option<Dense>,
     routing: router::Config,
+    /// Rows that inference has given to each expert, `[E]`. Whoever watches over a server reads them while it runs; no
+    /// result depends on them.
+    load: Vec<AtomicU64>,
 }
 
 /// What backward needs beyond the inputs of forward.
@@ -80,7 +84,8 @@ impl Moe {
             norm_topk_prob: c.norm_topk_prob,
             routed_scaling_factor: c.routed_scaling_factor as f32,
         };
-        Ok(Self { gate, e_score_correction_bias, gate_up_proj, down_proj, shared_experts, routing })
+        let load = (0..e).map(|_| AtomicU64::new(0)).collect();
+        Ok(Self { gate, e_score_correction_bias, gate_up_proj, down_proj, shared_experts, routing, load })
     }
 
     /// The bias that steers the choice of experts, if this router has one.
@@ -114,6 +119,7 @@ impl Moe {
     pub fn prefill(&self, ctx: &Ctx, p: &Params, x: &Tensor) -> Result<Tensor, ReadError> {
         let logits = gemm::nt(ctx, x, &p[self.gate], Precision::F32); // [T, E]
         let (routing, plan) = self.route(ctx, p, &logits);
+        self.count(&plan);
         let rows = permute::forward(ctx, x, &plan); // [R, D]
         let out = self.each_batch(ctx, p, &rows, &plan.offsets, |rows, offsets, gate_up, down| {
             let gate_up = gemm::grouped_nt(ctx, rows, offsets, gate_up, p.precision);
@@ -137,6 +143,7 @@ impl Moe {
         let [t, _] = x.dims();
         let logits = gemv::nt(ctx, x, &p[self.gate], Precision::F32); // [T, E]
         let (routing, plan) = self.route(ctx, p, &logits);
+        self.count(&plan);
         let rows = permute::forward(ctx, x, &plan); // [R, D]
 
         let mut shared = None;
@@ -200,6 +207,18 @@ impl Moe {
             out.data_mut()[part].copy_from_slice(ffn(&own_rows, &own, &gate_up, &down).data());
         }
         Ok(out)
+    }
+
+    /// Rows that [`Moe::prefill`] and [`Moe::decode`] have given to each expert since the model was built, `[E]`.
+    pub fn load(&self) -> Vec<u64> {
+        self.load.iter().map(|rows| rows.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Adds the rows of a call. Next to the products of the rows these few additions take no time.
+    fn count(&self, plan: &permute::Plan) {
+        for (load, rows) in self.load.iter().zip(rows_of_experts(plan)).filter(|(_, rows)| *rows > 0) {
+            load.fetch_add(rows, Ordering::Relaxed);
+        }
     }
 
     /// The bytes of one expert, as it is stored.
@@ -272,6 +291,10 @@ impl Saved {
 
     /// How many rows each expert got, `[E]`.
     pub fn load(&self) -> impl Iterator<Item = u64> {
-        self.plan.offsets.windows(2).map(|o| (o[1] - o[0]) as u64)
+        rows_of_experts(&self.plan)
     }
+}
+
+fn rows_of_experts(plan: &permute::Plan) -> impl Iterator<Item = u64> {
+    plan.offsets.windows(2).map(|o| (o[1] - o[0]) as u64)
 }

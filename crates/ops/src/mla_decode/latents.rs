@@ -132,6 +132,22 @@ impl Latents {
         self.blocks[i] = block.lines.clone();
     }
 
+    /// A block of this kind of cache from the bytes that [`SharedBlock::write_to`] gave; none when they are not as many as a
+    /// block has. Whether the bytes are those that were written is for the caller to know.
+    pub fn restore(&self, bytes: &[u8]) -> Option<SharedBlock> {
+        if bytes.len() != self.block_bytes() {
+            return None;
+        }
+        let mut lines: Arc<[Line]> = std::iter::repeat_n(Line::ZERO, self.shape.lines()).collect();
+        let fresh = Arc::get_mut(&mut lines).expect("nobody else has it yet");
+        for (line, bytes) in fresh.iter_mut().zip(bytes.as_chunks::<{ size_of::<Line>() }>().0) {
+            for (word, bytes) in line.0.iter_mut().zip(bytes.as_chunks().0) {
+                *word = u32::from_le_bytes(*bytes);
+            }
+        }
+        Some(SharedBlock { shape: self.shape, lines })
+    }
+
     /// The values of some tokens: `c` is `[n, rk]`, `r` is `[n, dr]`.
     ///
     /// # Panics
@@ -184,6 +200,16 @@ pub(super) fn pieces(rows: Range<usize>) -> impl Iterator<Item = Piece> {
         let (from, to) = (start.max(block * TOKENS), end.min((block + 1) * TOKENS));
         Piece { block, tokens: from - block * TOKENS..to - block * TOKENS, row: from - start }
     })
+}
+
+impl SharedBlock {
+    /// Appends the block as it lies in memory, [`Latents::block_bytes`] of them; words are little-endian everywhere.
+    pub fn write_to(&self, bytes: &mut Vec<u8>) {
+        bytes.reserve(size_of_val(&*self.lines));
+        for line in &*self.lines {
+            bytes.extend_from_slice(line.0.map(u32::to_le_bytes).as_flattened());
+        }
+    }
 }
 
 impl std::fmt::Debug for SharedBlock {
