@@ -81,6 +81,18 @@ pub(crate) async fn stats(State(app): State<Arc<App>>) -> Json<Value> {
     let mtp = (stats.proposed > 0).then(|| {
         json!({ "proposed_total": stats.proposed, "accepted_total": stats.accepted, "speedup": stats.mtp_speedup })
     });
+    let disk = stats.disk.map(|disk| {
+        json!({
+            "bytes": disk.bytes,
+            "quota_bytes": disk.quota_bytes,
+            "hits_total": disk.hits,
+            "writes_total": disk.writes,
+            "evictions_total": disk.evictions,
+            "damaged_total": disk.damaged,
+        })
+    });
+    let balancedness = served.as_ref().map(|served| served.balancedness()).unwrap_or_default();
+    let experts = balancedness.iter().any(Option::is_some).then(|| json!({ "balancedness": balancedness }));
     Json(json!({
         "model": app.options.names[0],
         "version": served.as_ref().map(|served| served.version.to_string()),
@@ -107,6 +119,8 @@ pub(crate) async fn stats(State(app): State<Arc<App>>) -> Json<Value> {
         "ttft_seconds": ttft,
         "itl_seconds": itl,
         "e2e_seconds": e2e,
+        "kv_disk": disk,
         "mtp": mtp,
+        "experts": experts,
     }))
 }

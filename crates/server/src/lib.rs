@@ -41,7 +41,7 @@ use axum::routing::{get, post};
 
 pub use error::ApiError;
 pub use keys::{Keys, KeysError, Scope};
-pub use options::{Options, Source, VersionPolicy};
+pub use options::{Disk, Options, Source, VersionPolicy};
 pub use served::Parts;
 pub use versions::{LoadError, Loader};
 

@@ -16,6 +16,8 @@ pub struct Options {
     pub max_model_len: Option<usize>,
     /// What the engine takes on.
     pub engine: engine::Limits,
+    /// Where beginnings of prompts outlive the program.
+    pub disk: Option<Disk>,
     /// Bytes of a request's body.
     pub max_body_bytes: usize,
     /// How long a body may take to arrive.
@@ -38,6 +40,15 @@ pub struct Options {
     pub cors_origins: Vec<String>,
     /// How often a directory of versions is looked at.
     pub poll_interval: Duration,
+}
+
+/// A cache on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// A directory for it alone. Each version of a model has its own in there.
+    pub dir: PathBuf,
+    /// The most bytes of a version's files.
+    pub quota_bytes: u64,
 }
 
 /// Where models lie.
@@ -68,6 +79,7 @@ impl Default for Options {
             accept_any_name: false,
             max_model_len: None,
             engine: engine::Limits::default(),
+            disk: None,
             max_body_bytes: 32 << 20,
             body_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(600),

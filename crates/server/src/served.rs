@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::{Constraints, Handle, Limits, Sampling};
+use engine::{Constraints, DiskCache, DiskOptions, Handle, Limits, Sampling};
 use grammar::{Grammar, Grammars};
 use model::Model;
 use serde_json::json;
@@ -49,6 +49,7 @@ pub(crate) struct Served {
     longest_token: usize,
     pub(crate) fingerprint: String,
     grammars: Grammars,
+    model: Arc<Model>,
     pub(crate) engine: Handle,
     /// Seconds since 1970 when it was loaded.
     pub(crate) created: u64,
@@ -62,6 +63,7 @@ impl Served {
         version: u64,
         limits: Limits,
         max_model_len: Option<usize>,
+        disk: Option<DiskOptions>,
     ) -> Result<Self, LoadError> {
         let Parts { model, tokenizer, template, add_bos, defaults, stop, identity } = parts;
         let longest = model.config.max_position_embeddings;
@@ -74,7 +76,12 @@ impl Served {
         let hex: String = identity[..4].iter().map(|byte| format!("{byte:02x}")).collect();
         let grammars = Grammars::new(&tokenizer, model.config.vocab_size)
             .map_err(|error| LoadError(format!("preparing grammars for the vocabulary: {error}")))?;
-        let engine = Handle::start(ctx, Arc::new(model), limits)
+        let model = Arc::new(model);
+        let disk = disk
+            .map(|options| DiskCache::open(DiskOptions { model: identity, ..options }, &model).map(Arc::new))
+            .transpose()
+            .map_err(|error| LoadError(in_full(&error)))?;
+        let engine = Handle::start_with(ctx, model.clone(), limits, disk)
             .map_err(|error| LoadError(format!("starting the engine: {error}")))?;
         let (prints_tools, asks_thinking) = (prints_tools(&template), asks_thinking(&template));
         Ok(Self {
@@ -91,9 +98,15 @@ impl Served {
             longest_token,
             fingerprint: format!("hadal-{}-{hex}", env!("CARGO_PKG_VERSION")),
             grammars,
+            model,
             engine,
             created: crate::clock::unix_seconds(),
         })
+    }
+
+    /// How evenly the experts of each layer are used; nothing where there are none.
+    pub(crate) fn balancedness(&self) -> Vec<Option<f64>> {
+        engine::balancedness(&self.model)
     }
 
     /// Refuses text that cannot fit the context, before anybody takes the time to tokenise it.
@@ -153,6 +166,17 @@ impl Served {
         let turn = prompt.iter().rposition(|&id| Some(id) == special.assistant);
         last.is_some_and(|at| Some(prompt[at]) == special.think_begin && turn.is_none_or(|turn| turn < at))
     }
+}
+
+/// An error with its causes.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// The published format whose template prints what this one prints. One that prints something else is taken for V3 or

@@ -9,10 +9,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use engine::{Event, Request, Sink, Stats};
+use engine::{DiskOptions, Event, Request, Sink, Stats};
 
 use crate::error::ApiError;
-use crate::options::{Options, Source};
+use crate::options::{Disk, Options, Source};
 use crate::served::{Parts, Served};
 
 /// Reads a model directory.
@@ -188,7 +188,10 @@ impl Watch {
     fn start(&self, version: u64, dir: &Path) -> Result<Arc<Served>, LoadError> {
         let parts = (self.loader)(dir)?;
         let Options { engine, max_model_len, .. } = *self.options;
-        let served = Served::start(self.ctx.clone(), parts, version, engine, max_model_len)?;
+        let disk = self.options.disk.as_ref().map(|Disk { dir, quota_bytes }| {
+            DiskOptions::new(dir.join(format!("version-{version}")), *quota_bytes, parts.identity)
+        });
+        let served = Served::start(self.ctx.clone(), parts, version, engine, max_model_len, disk)?;
         let (sender, receiver) = std::sync::mpsc::channel();
         let mut request = Request::new(vec![served.tokenizer.special_tokens().bos.unwrap_or(0)], 1);
         request.sampling.temperature = 0.0;

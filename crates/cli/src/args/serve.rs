@@ -74,6 +74,12 @@ pub(crate) struct Serve {
     /// Memory for latents, in GiB.
     #[arg(long, env = "HADAL_KV_MEMORY", default_value_t = 4.0)]
     pub(crate) kv_memory: f64,
+    /// A directory in which the beginnings of prompts outlive the program.
+    #[arg(long, env = "HADAL_KV_DISK")]
+    pub(crate) kv_disk: Option<PathBuf>,
+    /// How large that may become, in GiB, for each version of the model.
+    #[arg(long, env = "HADAL_KV_DISK_QUOTA", default_value_t = 16.0, requires = "kv_disk")]
+    pub(crate) kv_disk_quota: f64,
     /// Whether the MTP layer proposes tokens: auto measures whether that pays.
     #[arg(long, env = "HADAL_MTP", default_value = "auto")]
     pub(crate) mtp: MtpMode,

@@ -75,7 +75,7 @@ impl Engine<'_> {
                 running.job.usage.cached += BLOCK_TOKENS;
                 self.stats.cached_tokens += BLOCK_TOKENS as u64;
                 let (done, total) = (running.cache.len(), request.prompt.len());
-                running.job.sink.send(Event::Prompt { done, total });
+                running.job.sink.send(Event::Prompt { done, total, cached: done });
             }
             self.keep(i, at);
         }

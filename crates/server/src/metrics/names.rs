@@ -46,10 +46,36 @@ pub(crate) const OF_ENGINE: &[Number] = &[
     counter("hadal_preemptions_total", "Times that a request made room for others", |s| Some(s.preemptions as f64)),
     counter("hadal_cancelled_requests_total", "Requests whose clients left", |s| Some(s.cancelled as f64)),
     counter("hadal_kv_evicted_blocks_total", "Blocks of latents that were forgotten", |s| Some(s.evicted_blocks as f64)),
+    counter("hadal_step_seconds_total", "Time of all steps", |s| Some(s.step_seconds)),
+    counter("hadal_model_seconds_total", "Time of steps in which the model ran", |s| Some(s.model_seconds)),
+    counter("hadal_draw_seconds_total", "Time of steps in which tokens were drawn and handed on", |s| {
+        Some(s.draw_seconds)
+    }),
+    counter("hadal_step_requests_total", "Requests that were answered in a step, of all steps", |s| {
+        Some(s.step_requests as f64)
+    }),
+    gauge("hadal_batch_size", "Requests that share a step, in the mean", |s| {
+        (s.steps > 0).then(|| s.step_requests as f64 / s.steps as f64)
+    }),
     counter("hadal_decode_steps_total", "Steps in which answers went on", |s| Some(s.decode_steps as f64)),
     counter("hadal_decoded_tokens_total", "Tokens that those steps ran over, proposals included", |s| Some(s.decoded as f64)),
     counter("hadal_spec_proposed_tokens_total", "Tokens that the MTP layer proposed", |s| Some(s.proposed as f64)),
     counter("hadal_spec_accepted_tokens_total", "Proposed tokens that were the ones to be drawn", |s| Some(s.accepted as f64)),
+    gauge("hadal_kv_disk_bytes", "Bytes of the cache on disk", |s| Some(s.disk?.bytes as f64)),
+    gauge("hadal_kv_disk_quota_bytes", "Bytes that it may have", |s| Some(s.disk?.quota_bytes as f64)),
+    gauge("hadal_kv_disk_blocks", "Blocks of latents that it has", |s| Some(s.disk?.blocks as f64)),
+    counter("hadal_kv_disk_hits_total", "Blocks that were read from disk", |s| Some(s.disk?.hits as f64)),
+    counter("hadal_kv_disk_read_bytes_total", "Bytes of those", |s| Some(s.disk?.read_bytes as f64)),
+    counter("hadal_kv_disk_writes_total", "Blocks that were written to disk", |s| Some(s.disk?.writes as f64)),
+    counter("hadal_kv_disk_written_bytes_total", "Bytes of those", |s| Some(s.disk?.written_bytes as f64)),
+    counter("hadal_kv_disk_evictions_total", "Blocks on disk that made room for others", |s| {
+        Some(s.disk?.evictions as f64)
+    }),
+    counter("hadal_kv_disk_damaged_total", "Files of blocks that could not be used", |s| Some(s.disk?.damaged as f64)),
+    counter("hadal_kv_disk_skipped_total", "Blocks that were not written for lack of time or room", |s| {
+        Some(s.disk?.skipped as f64)
+    }),
+    counter("hadal_kv_disk_failed_total", "Blocks that could not be written", |s| Some(s.disk?.failed as f64)),
     gauge("hadal_spec_speedup_ratio", "How many times as fast an answer alone is with proposals", |s| s.mtp_speedup),
 ];
 

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use server::{Keys, Options, Server, Source};
+use server::{Disk, Keys, Options, Server, Source};
 use tensor::Ctx;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -161,6 +161,13 @@ fn options(args: &Serve) -> Result<Options> {
                 MtpMode::On => engine::Mtp::On,
                 MtpMode::Off => engine::Mtp::Off,
             },
+        },
+        disk: match &args.kv_disk {
+            Some(dir) => {
+                let quota_bytes = gibibytes("--kv-disk-quota", args.kv_disk_quota)?;
+                Some(Disk { dir: dir.clone(), quota_bytes })
+            }
+            None => None,
         },
         max_body_bytes: positive("--max-body", args.max_body)?.saturating_mul(1 << 20),
         request_timeout: seconds("--request-timeout", args.request_timeout)?,
