@@ -45,9 +45,9 @@ impl Client {
         client
     }
 
-    /// Sends more. That the other side has closed shows when reading.
-    pub(crate) async fn write(&mut self, bytes: &str) {
-        let _ = self.socket.write_all(bytes.as_bytes()).await;
+    /// Sends more; false if the other side has closed.
+    pub(crate) async fn write(&mut self, bytes: &str) -> bool {
+        self.socket.write_all(bytes.as_bytes()).await.is_ok()
     }
 
     /// Waits until `text` has come.

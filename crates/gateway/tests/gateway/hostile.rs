@@ -123,7 +123,9 @@ async fn a_client_that_sends_too_much_hears_so() {
     let gateway = Running::start(&[&backend], |options| options.max_body_bytes = 5 << 20).await;
     // More than the buffers of a connection hold: it is still being sent when it is refused.
     let large = "x".repeat(16 << 20);
-    let reply = ask(gateway.address, &post("/v1/completions", "", &large)).await;
+    let mut client = Client::send(gateway.address, "").await;
+    assert!(client.write(&post("/v1/completions", "", &large)).await, "the connection stays open while it is sent");
+    let reply = client.reply().await;
     assert_eq!(reply.status, 413);
     assert!(reply.body.contains("max_body_bytes"), "{}", reply.body);
     // One that asks first need not send it.
