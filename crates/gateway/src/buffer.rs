@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -19,26 +19,39 @@ pub(crate) struct Buffered {
     _share: Option<OwnedSemaphorePermit>,
 }
 
+/// Of a body that is too large so much more is read and thrown away, in multiples of the limit.
+const DISCARDED: usize = 3;
+
 /// Reads a body to its end. `room` has a permit for each byte that may be held.
 pub(crate) async fn read(
     headers: &HeaderMap,
-    body: Body,
+    mut body: Body,
     options: &Options,
     room: &Arc<Semaphore>,
 ) -> Result<Buffered, Refusal> {
     let limit = options.max_body_bytes;
-    // Too much can be refused before it comes.
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > limit as u64) {
+    let is_announced_too_large = announced.is_some_and(|length| length > limit as u64);
+    if is_announced_too_large && headers.contains_key(EXPECT) {
+        // It has not been sent, and shall not be.
         return Err(Refusal::TooLarge { limit });
     }
+    let reading = async {
+        let outcome = if is_announced_too_large {
+            Err(Refusal::TooLarge { limit })
+        } else {
+            collect(&mut body, limit, room, options.max_buffered_bytes).await
+        };
+        if matches!(outcome, Err(Refusal::TooLarge { .. } | Refusal::Full { .. })) {
+            discard(&mut body, limit.saturating_mul(DISCARDED)).await;
+        }
+        outcome
+    };
     let seconds = options.body_timeout.as_secs_f64();
-    timeout(options.body_timeout, collect(body, limit, room, options.max_buffered_bytes))
-        .await
-        .unwrap_or(Err(Refusal::Slow { seconds }))
+    timeout(options.body_timeout, reading).await.unwrap_or(Err(Refusal::Slow { seconds }))
 }
 
-async fn collect(mut body: Body, limit: usize, room: &Arc<Semaphore>, all: usize) -> Result<Buffered, Refusal> {
+async fn collect(body: &mut Body, limit: usize, room: &Arc<Semaphore>, all: usize) -> Result<Buffered, Refusal> {
     let mut bytes = BytesMut::new();
     let mut share: Option<OwnedSemaphorePermit> = None;
     while let Some(frame) = body.frame().await {
@@ -59,6 +72,18 @@ async fn collect(mut body: Body, limit: usize, room: &Arc<Semaphore>, all: usize
         bytes.extend_from_slice(&data);
     }
     Ok(Buffered { bytes: bytes.freeze(), _share: share })
+}
+
+/// Reads what nobody wants. A client that still sends when its connection is closed would see a fault of the network, and
+/// not the answer that says what is wrong.
+async fn discard(body: &mut Body, at_most: usize) {
+    let mut discarded = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        discarded += frame.data_ref().map_or(0, Bytes::len);
+        if discarded > at_most {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]

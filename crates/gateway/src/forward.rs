@@ -78,6 +78,11 @@ async fn answer(
 ) -> Result<Response<Body>, Refusal> {
     check(&parts)?;
     let options = &shared.options;
+    let none_ready = || Refusal::NoneReady { retry_after: options.health_interval };
+    if shared.fleet.up() == 0 {
+        // Before a long body is read for nothing.
+        return Err(none_ready());
+    }
     let body = buffer::read(&parts.headers, body, options, &shared.room).await?;
     let key = key(&parts.headers, &body.bytes);
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
@@ -119,7 +124,7 @@ async fn answer(
         // It says why better than a gateway could.
         Some((_, response, place)) => Ok(pass(shared, &parts, id, response, place, began, tries)),
         None if was_broken => Err(Refusal::Broken),
-        None => Err(Refusal::NoneReady { retry_after: options.health_interval }),
+        None => Err(none_ready()),
     }
 }
 

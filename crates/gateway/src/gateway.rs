@@ -123,7 +123,8 @@ async fn started(State(shared): State<Arc<Shared>>) -> Response<Body> {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response<Body> {
-    let mut response = Response::new(Body::from(shared.metrics.text(&shared.fleet)));
+    let buffered = shared.options.max_buffered_bytes - shared.room.available_permits();
+    let mut response = Response::new(Body::from(shared.metrics.text(&shared.fleet, buffered)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(prometheus::TEXT_FORMAT));
     response
 }

@@ -1,7 +1,7 @@
 //! What a gateway counts.
 
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
 use crate::fleet::Fleet;
@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     pub(crate) first_byte: HistogramVec,
     in_flight: IntGaugeVec,
     up: IntGaugeVec,
+    buffered: IntGauge,
 }
 
 impl Metrics {
@@ -53,6 +54,13 @@ impl Metrics {
             first_byte: register(&registry, HistogramVec::new(first_byte.buckets(BUCKETS.to_vec()), &["backend"])),
             in_flight: gauge("hadal_gateway_inflight", "Requests that a backend works on now."),
             up: gauge("hadal_gateway_backend_up", "Whether a backend is ready."),
+            buffered: register(
+                &registry,
+                IntGauge::new(
+                    "hadal_gateway_buffered_bytes",
+                    "Bytes of requests that are held until their answers begin.",
+                ),
+            ),
             registry,
         };
         for backend in &fleet.backends {
@@ -62,7 +70,8 @@ impl Metrics {
     }
 
     /// Everything in the text format of Prometheus.
-    pub(crate) fn text(&self, fleet: &Fleet) -> String {
+    pub(crate) fn text(&self, fleet: &Fleet, buffered_bytes: usize) -> String {
+        self.buffered.set(buffered_bytes as i64);
         for (backend, in_flight) in fleet.backends.iter().zip(fleet.in_flight()) {
             let name = [backend.name.as_str()];
             self.in_flight.with_label_values(&name).set(in_flight as i64);

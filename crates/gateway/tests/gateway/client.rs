@@ -45,9 +45,9 @@ impl Client {
         client
     }
 
-    /// Sends more. That the other side has closed shows when reading.
-    pub(crate) async fn write(&mut self, bytes: &str) {
-        let _ = self.socket.write_all(bytes.as_bytes()).await;
+    /// Sends more; false if the other side has closed.
+    pub(crate) async fn write(&mut self, bytes: &str) -> bool {
+        self.socket.write_all(bytes.as_bytes()).await.is_ok()
     }
 
     /// Waits until `text` has come.
@@ -58,9 +58,14 @@ impl Client {
     }
 
     /// Everything until the other side closes.
-    pub(crate) async fn reply(mut self) -> Reply {
+    pub(crate) async fn all(mut self) -> String {
         while self.read().await {}
-        let text = String::from_utf8_lossy(&self.received).into_owned();
+        String::from_utf8_lossy(&self.received).into_owned()
+    }
+
+    /// The same, taken apart.
+    pub(crate) async fn reply(self) -> Reply {
+        let text = self.all().await;
         let (head, raw) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head in '{text}'"));
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
         let head = format!("{}\r\n", head.to_ascii_lowercase());
@@ -69,7 +74,8 @@ impl Client {
         Reply { status, head, body, is_whole }
     }
 
-    async fn read(&mut self) -> bool {
+    /// Reads what comes next; false if the other side closes.
+    pub(crate) async fn read(&mut self) -> bool {
         let mut buffer = [0; 4096];
         let read = soon("an answer comes", self.socket.read(&mut buffer)).await.unwrap_or(0);
         self.received.extend_from_slice(&buffer[..read]);

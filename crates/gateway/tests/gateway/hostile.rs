@@ -118,6 +118,31 @@ async fn bodies_have_limits() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_too_much_hears_so() {
+    let backend = Backend::named("a").await;
+    let gateway = Running::start(&[&backend], |options| options.max_body_bytes = 5 << 20).await;
+    // More than the buffers of a connection hold: it is still being sent when it is refused.
+    let large = "x".repeat(16 << 20);
+    let mut client = Client::send(gateway.address, "").await;
+    assert!(client.write(&post("/v1/completions", "", &large)).await, "the connection stays open while it is sent");
+    let reply = client.reply().await;
+    assert_eq!(reply.status, 413);
+    assert!(reply.body.contains("max_body_bytes"), "{}", reply.body);
+    // One that asks first need not send it.
+    let mut asks = Client::send(gateway.address, &post("/", "expect: 100-continue", &large)[..200]).await;
+    asks.until("HTTP/1.1 413 ").await;
+    assert!(backend.seen().is_empty());
+    // And may if it is small.
+    let request = post("/", "expect: 100-continue", "0123456789");
+    let mut asks = Client::send(gateway.address, &request[..request.len() - 10]).await;
+    asks.until("HTTP/1.1 100 ").await;
+    asks.write("0123456789").await;
+    asks.until("HTTP/1.1 200 ").await;
+    assert_eq!(backend.seen()[0].body, "0123456789");
+    assert!(!backend.seen()[0].head.contains("expect"));
+}
+
+#[tokio::test]
 async fn one_request_stays_one_request() {
     let backend = Backend::named("a").await;
     let gateway = Running::start(&[&backend], |_| {}).await;

@@ -2,6 +2,7 @@
 
 mod balancing;
 mod client;
+mod everything;
 mod failover;
 mod hostile;
 mod own;
