@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -53,11 +53,7 @@ impl Default for Limits {
     }
 }
 
-/// The address of the other side, as an extension of each request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer(pub SocketAddr);
-
-/// Serves `router` to whoever connects to `listener`, until `shutdown` is ready. Then no connection is accepted any more,
+/// Serves `router` to whoever connects to `listener`, whose address requests carry as `ConnectInfo<SocketAddr>`, until `shutdown` is ready. Then no connection is accepted any more,
 /// and those that have a request under way get `drain_timeout` to end it.
 ///
 /// Says whether all of them did.
@@ -116,7 +112,7 @@ fn connection(
     stream.set_write_timeout(Some(limits.write_timeout));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(axum::body::Body::new);
-        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(ConnectInfo(peer));
         let router = router.clone();
         async move { tower::ServiceExt::oneshot(router, request).await }
     });

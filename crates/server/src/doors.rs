@@ -33,7 +33,7 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, mut request: Request, next
     let dialect = if path.starts_with("/v1/messages") { Dialect::Anthropic } else { Dialect::OpenAi };
     let origin = allowed_origin(&app, request.headers());
     app.metrics.in_flight.inc();
-    let response = match check(&app, &path, &request) {
+    let response = match check(&app, &request) {
         _ if origin.is_some() && request.method() == Method::OPTIONS => preflight(),
         Err(error) => respond(&error, dialect, &id),
         Ok(caller) => {
@@ -97,50 +97,17 @@ fn request_id(headers: &HeaderMap) -> String {
 }
 
 /// Whether the request may come in, and as whom.
-fn check(app: &App, path: &str, request: &Request) -> Result<Caller, ApiError> {
-    let Some(needed) = scope_of(path) else {
-        return Ok(Caller { name: String::new(), scope: Scope::Metrics });
-    };
+fn check(app: &App, request: &Request) -> Result<Caller, ApiError> {
     let headers = request.headers();
     let Some(keys) = &app.keys else {
         check_host(app, headers)?;
         return Ok(Caller { name: String::new(), scope: Scope::Admin });
     };
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.as_bytes().split_at_checked(7))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
-        .map(|(_, key)| key)
-        .or_else(|| headers.get("x-api-key").map(HeaderValue::as_bytes));
-    let Some(caller) = given.and_then(|key| keys.find(key.trim_ascii())) else {
-        let message = match given {
-            None => "there is no API key; send it as `authorization: Bearer KEY`",
-            Some(_) => "the API key is not known here",
-        };
-        return Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
-    };
-    if caller.scope < needed {
-        let message = format!("the key {:?} does not open this path", caller.name);
-        return Err(ApiError::new(StatusCode::FORBIDDEN, "insufficient_scope", message));
-    }
-    if needed == Scope::User
-        && let Err(seconds) = keys.count(&caller.name)
-    {
-        app.metrics.rejected("rate");
-        let message = format!("the key {:?} has asked as often as it may in a minute; try again later", caller.name);
-        return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).with_retry_after(seconds));
-    }
-    Ok(caller)
-}
-
-/// What a path takes. Only those that say whether the server lives, and the page itself, are open: they hold no data.
-/// Everything else is closed, paths that do not exist included.
-fn scope_of(path: &str) -> Option<Scope> {
-    match path {
-        "/livez" | "/readyz" | "/startupz" | "/health" | "/" | "/ui/{file}" => None,
-        "/metrics" | "/stats" => Some(Scope::Metrics),
-        _ => Some(Scope::User),
-    }
+    keys.check(request.uri().path(), headers).inspect_err(|error| {
+        if error.status == StatusCode::TOO_MANY_REQUESTS {
+            app.metrics.rejected("rate");
+        }
+    })
 }
 
 /// Without keys, whoever reaches the port may ask. A page of another site in the user's own browser reaches it too, if it

@@ -4,9 +4,12 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::error::ApiError;
 
 /// What a key opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -139,6 +142,41 @@ impl Keys {
         Ok(Self { keys })
     }
 
+    /// Whether a request with these headers may ask for `path`, and as whom.
+    ///
+    /// # Errors
+    /// When it has no key or one that is not known, that does not open the path, or that has asked too often.
+    pub(crate) fn check(&self, path: &str, headers: &HeaderMap) -> Result<Caller, ApiError> {
+        let Some(needed) = scope_of(path) else {
+            return Ok(Caller { name: String::new(), scope: Scope::Metrics });
+        };
+        let given = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.as_bytes().split_at_checked(7))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "))
+            .map(|(_, key)| key)
+            .or_else(|| headers.get("x-api-key").map(HeaderValue::as_bytes));
+        let Some(caller) = given.and_then(|key| self.find(key.trim_ascii())) else {
+            let message = match given {
+                None => "there is no API key; send it as `authorization: Bearer KEY`",
+                Some(_) => "the API key is not known here",
+            };
+            return Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
+        };
+        if caller.scope < needed {
+            let message = format!("the key {:?} does not open this path", caller.name);
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "insufficient_scope", message));
+        }
+        if needed == Scope::User
+            && let Err(seconds) = self.count(&caller.name)
+        {
+            let message = format!("the key {:?} has asked as often as it may in a minute; try again later", caller.name);
+            let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
+            return Err(error.with_retry_after(seconds));
+        }
+        Ok(caller)
+    }
+
     /// Whose `key` it is. Looks at all of them, so that the time it takes tells nothing.
     pub(crate) fn find(&self, key: &[u8]) -> Option<Caller> {
         let hash: [u8; 32] = Sha256::digest(key).into();
@@ -158,6 +196,17 @@ impl Keys {
     pub(crate) fn count(&self, name: &str) -> Result<(), u64> {
         let rate = self.keys.iter().find(|key| key.name == name).and_then(|key| key.rate.as_ref());
         rate.map_or(Ok(()), |rate| rate.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()))
+    }
+}
+
+/// What a path takes. Only those that say whether the server lives, and the page itself, are open: they hold no data.
+/// Everything else is closed, paths that do not exist included.
+fn scope_of(path: &str) -> Option<Scope> {
+    match path {
+        "/livez" | "/readyz" | "/startupz" | "/health" | "/" => None,
+        "/metrics" | "/stats" => Some(Scope::Metrics),
+        path if path.strip_prefix("/ui/").is_some_and(|file| !file.contains('/')) => None,
+        _ => Some(Scope::User),
     }
 }
 

@@ -22,6 +22,7 @@ mod keys;
 mod metrics;
 mod openai;
 mod options;
+mod page;
 mod prompt;
 mod record;
 mod served;
@@ -35,8 +36,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::StatusCode;
+use axum::middleware::Next;
 use axum::routing::{get, post};
 
 pub use error::ApiError;
@@ -73,7 +75,7 @@ impl Server {
     /// Everything that it answers.
     pub fn router(&self) -> Router {
         let app = self.app.clone();
-        let router = Router::new()
+        let mut router = Router::new()
             .route("/v1/chat/completions", post(handlers::chat_completions))
             .route("/v1/completions", post(handlers::completions))
             .route("/v1/messages", post(handlers::messages))
@@ -89,6 +91,9 @@ impl Server {
             .route("/startupz", get(health::started))
             .route("/metrics", get(health::metrics))
             .route("/stats", get(health::stats));
+        if app.options.page {
+            router = router.route("/", get(page::index)).route("/ui/{file}", get(page::part));
+        }
         router
             .fallback(async || not_here(StatusCode::NOT_FOUND, "there is nothing under this path"))
             .method_not_allowed_fallback(async || {
@@ -141,6 +146,20 @@ impl Drop for Server {
             drop(thread.join());
         }
     }
+}
+
+/// Puts keys before everything that `router` answers but its health. For servers that are not a [`Server`].
+pub fn with_keys(router: Router, keys: Keys) -> Router {
+    let keys = Arc::new(keys);
+    router.layer(axum::middleware::from_fn(move |request: Request, next: Next| {
+        let keys = keys.clone();
+        async move {
+            match keys.check(request.uri().path(), request.headers()) {
+                Ok(_) => next.run(request).await,
+                Err(error) => doors::respond(&error, doors::Dialect::OpenAi, ""),
+            }
+        }
+    }))
 }
 
 fn not_here(status: StatusCode, message: &str) -> axum::response::Response {

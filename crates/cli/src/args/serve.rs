@@ -15,6 +15,10 @@ pub(crate) struct Serve {
     /// those before them unloaded, without losing a request.
     #[arg(long, env = "HADAL_MODEL_DIR", conflicts_with = "router")]
     pub(crate) model_dir: Option<PathBuf>,
+    /// Serve no model, but hand requests to these servers, http://HOST:PORT each: to the one with the fewest under way, and
+    /// conversations that begin alike to the same one.
+    #[arg(long, env = "HADAL_ROUTER", value_name = "URL", num_args = 1.., value_delimiter = ',')]
+    pub(crate) router: Vec<gateway::Address>,
     /// Which versions are served: latest:N, all, or numbers such as 3,4.
     #[arg(long, env = "HADAL_VERSION_POLICY", default_value = "latest:1", requires = "model_dir")]
     pub(crate) version_policy: server::VersionPolicy,

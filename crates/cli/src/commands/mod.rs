@@ -36,7 +36,7 @@ pub(crate) fn run(args: Args, started: Instant) -> Result<ExitCode> {
         Command::Resume(args) => pretrain::resume(&args, threads),
         Command::Generate(args) => generate::run(&Ctx::new(threads.with(0))?, &args),
         Command::Chat(args) => chat::run(threads, &args),
-        Command::Serve(args) => serve::run(&Ctx::new(threads.with(0))?, &args),
+        Command::Serve(args) => serve::run(threads, &args),
         Command::Logits(args) => logits::run(&Ctx::new(threads.with(0))?, &args),
         Command::Bench(args) => bench::run(&args, threads, started),
         Command::Batch(args) => batch::run(&args),

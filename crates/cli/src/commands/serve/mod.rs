@@ -3,6 +3,7 @@
 mod identity;
 mod log;
 mod model;
+mod router;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,14 +16,14 @@ use tensor::Ctx;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::Threads;
 use crate::args::{MetricsCompat, MtpMode, Serve};
 use crate::failure::{Unreachable, Usage};
 
 /// Threads that read and write HTTP; the engine has its own.
 const IO_THREADS: usize = 2;
 
-pub(crate) fn run(ctx: &Ctx, args: &Serve) -> Result<ExitCode> {
-    let options = options(args)?;
+pub(crate) fn run(threads: Threads, args: &Serve) -> Result<ExitCode> {
     let limits = limits(args)?;
     let keys = args.api_key_file.as_deref().map(Keys::read).transpose()?;
     if keys.is_none() && !args.host.is_loopback() && !args.allow_open {
@@ -38,7 +39,11 @@ pub(crate) fn run(ctx: &Ctx, args: &Serve) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("starting the threads for HTTP")?;
-    let outcome = runtime.block_on(serve(ctx, args, options, limits, keys));
+    let outcome = if args.router.is_empty() {
+        runtime.block_on(serve(&Ctx::new(threads.with(0))?, args, options(args)?, limits, keys))
+    } else {
+        runtime.block_on(router::serve(args, limits, keys))
+    };
     // What still runs belongs to connections that were given up.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
@@ -47,11 +52,7 @@ pub(crate) fn run(ctx: &Ctx, args: &Serve) -> Result<ExitCode> {
 async fn serve(ctx: &Ctx, args: &Serve, options: Options, limits: listen::Limits, keys: Option<Keys>) -> Result<ExitCode> {
     // Before anything takes long: whoever ends the program while it loads ends it in order.
     let mut signals = Signals::new()?;
-    let address = SocketAddr::new(args.host, args.port);
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| Unreachable(format!("listening on {address}: {error}; is the port taken? --port takes another one")))?;
-    let address = listener.local_addr()?;
+    let (listener, address) = bind(args).await?;
     let name = options.names[0].clone();
     let compute = args.compute;
     let loader = Box::new(move |dir: &Path| model::load(dir, compute));
@@ -90,6 +91,15 @@ async fn serve(ctx: &Ctx, args: &Serve, options: Options, limits: listen::Limits
         tracing::warn!("some requests had not ended after {} s and were given up", args.drain_timeout);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn bind(args: &Serve) -> Result<(TcpListener, SocketAddr)> {
+    let address = SocketAddr::new(args.host, args.port);
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        Unreachable(format!("listening on {address}: {error}; is the port taken? --port takes another one"))
+    })?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 /// Waits until the only model there is cannot be loaded. A directory of versions may get a better one.

@@ -1,0 +1,41 @@
+//! `hadal serve --router`: no model, but other servers behind it.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use gateway::{Gateway, Options};
+use server::Keys;
+
+use super::{Signals, bind};
+use crate::args::Serve;
+
+pub(crate) async fn serve(args: &Serve, limits: listen::Limits, keys: Option<Keys>) -> Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let gateway = Gateway::new(Options {
+        max_body_bytes: args.max_body.saturating_mul(1 << 20),
+        ..Options::new(args.router.clone())
+    })?;
+    let (listener, address) = bind(args).await?;
+    eprintln!("hadal hands requests on http://{address} to {} servers", args.router.len());
+    let health = gateway.watch();
+    let router = match keys {
+        Some(keys) => server::with_keys(gateway.router(), keys),
+        None => gateway.router(),
+    };
+    let shutdown = async {
+        signals.next().await;
+        gateway.drain();
+        tracing::info!("asked to end; new requests are taken for {} s more", args.drain_delay);
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs_f64(args.drain_delay)) => {}
+            () = signals.next() => {}
+        }
+    };
+    let all_ended = listen::serve(listener, router, limits, shutdown).await.context("accepting connections")?;
+    health.stop().await;
+    if !all_ended {
+        tracing::warn!("some requests had not ended after {} s and were given up", args.drain_timeout);
+    }
+    Ok(ExitCode::SUCCESS)
+}
