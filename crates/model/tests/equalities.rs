@@ -203,3 +203,35 @@ fn a_sequence_decodes_alone_as_among_others() {
         assert_eq!(model.decode(&ctx, &[&[5]], &mut [cache]).unwrap().data(), together.row(i), "sequence {i}");
     }
 }
+
+#[test]
+fn the_load_of_experts_is_that_of_the_routers() {
+    let (ctx, model) = (Ctx::new(2).unwrap(), small());
+    let (e, k) = (model.config.n_routed_experts, model.config.num_experts_per_tok as u64);
+    assert!(model.served_expert_load().iter().flatten().flatten().all(|&rows| rows == 0));
+    let text = ids(40, 97);
+    let mut want = vec![vec![0; e]; 3];
+    // A trace is no service.
+    for (layer, experts, _) in model.trace(&ctx, &text, false).routing {
+        for expert in experts {
+            want[layer][expert as usize] += 1_u64;
+        }
+    }
+    let mut cache = model.new_cache();
+    model.prefill(&ctx, &text[..25], &mut cache).unwrap();
+    for token in text[25..].chunks(1) {
+        model.decode(&ctx, &[token], &mut [&mut cache]).unwrap();
+    }
+    let load = model.served_expert_load();
+    // A dense layer, two with experts, and two MTP layers that nobody asked.
+    assert_eq!(load.len(), 5);
+    assert_eq!(load[0], None);
+    for layer in [1, 2] {
+        let load = load[layer].as_ref().unwrap();
+        assert_eq!(load.iter().sum::<u64>(), 40 * k);
+        // Prefill and decode round differently, which may move a token that stands at a tie.
+        let moved: u64 = load.iter().zip(&want[layer]).map(|(a, b)| a.abs_diff(*b)).sum();
+        assert!(moved <= 2, "layer {layer}: {load:?}, expected {:?}", want[layer]);
+    }
+    assert!(load[3..].iter().flatten().flatten().all(|&rows| rows == 0));
+}

@@ -31,7 +31,8 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 /// Nothing is loaded from anywhere else, nothing in a text becomes a script, and no other page can put a frame around it.
-const POLICY: &str = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; \
+    require-trusted-types-for 'script'";
 
 /// The page itself: `/`.
 pub(crate) async fn index() -> Response {

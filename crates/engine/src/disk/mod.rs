@@ -257,12 +257,12 @@ impl DiskCache {
             }
             // It made room for another one meanwhile.
             Err(Unread::Io(error)) if error.kind() == ErrorKind::NotFound => {
-                state.index.forget(name.key);
+                state.lose(name);
                 None
             }
             Err(error) => {
                 state.stats.damaged += 1;
-                state.index.forget(name.key);
+                state.lose(name);
                 drop(state);
                 tracing::warn!(block = %name, %error, "a block on disk is damaged; it is removed and computed again");
                 remove(store, name);
@@ -304,6 +304,15 @@ impl DiskCache {
         if let Some(tasks) = &self.tasks {
             // The thread ends only after this sender has.
             drop(tasks.send(task));
+        }
+    }
+}
+
+impl State {
+    /// Forgets the file of a block. One that waits to be written is the writer's.
+    fn lose(&mut self, name: &Name) {
+        if self.index.has(name.key) {
+            self.index.forget(name.key);
         }
     }
 }

@@ -424,7 +424,8 @@ fn a_killed_process_leaves_a_directory_that_can_be_used() {
         let (cached, stats) = run(options(dir.path()), &(first..last).map(endless).collect::<Vec<_>>());
         assert_eq!(stats.damaged, 0, "round {round}");
         assert!(stats.blocks >= kept && kept > 12, "round {round}: {kept} files, {stats:?}");
-        assert!(cached.iter().filter(|&&n| n > 0).count() >= 10, "round {round}: {cached:?}");
+        // All but those that were still waiting to be written.
+        assert!(cached[..8].iter().all(|&n| n > 0), "round {round}: {cached:?}");
         first = last + 1;
         fs_err::write(dir.path().join("first"), first.to_string()).unwrap();
     }
@@ -436,9 +437,12 @@ fn child_that_is_killed() {
     let first = fs_err::read_to_string("first").map_or(0, |text| text.parse().unwrap());
     let ctx = ctx();
     let disk = Arc::new(DiskCache::open(options(Path::new(".")), model()).unwrap());
-    let mut engine = Engine::new(&ctx, model(), Limits::default()).with_disk(disk);
+    let mut engine = Engine::new(&ctx, model(), Limits::default()).with_disk(disk.clone());
     for i in first.. {
         ask(&mut engine, &endless(i));
+        if (i - first) % 4 == 3 {
+            disk.flush();
+        }
         println!("answered {i}");
     }
 }

@@ -1,7 +1,9 @@
-//! Answers from outside: what they must not depend on, what outlives the program, and what leaves nothing behind.
+//! Answers from outside: what they must not depend on, what outlives the program, what leaves nothing behind, and what
+//! is told about them.
 
 mod disconnect;
 mod disk;
 mod distribution;
 mod equality;
+mod stats;
 mod support;

@@ -189,6 +189,27 @@ fn numbers_at_the_ends_of_the_range_survive_eight_bits() {
 }
 
 #[test]
+fn a_block_is_read_back_bit_for_bit() {
+    let ctx = Ctx::new(1).unwrap();
+    let (c, r) = (random([100, 130], 1), random([100, 9], 2));
+    for kind in KINDS {
+        let cache = filled(&ctx, kind, &c, &r);
+        let mut bytes = vec![7];
+        cache.share(0).write_to(&mut bytes);
+        assert_eq!(bytes.len(), 1 + cache.block_bytes());
+        let mut again = Latents::new(kind, 130, 9);
+        again.push(&again.restore(&bytes[1..]).unwrap());
+        let mut first = cache.clone();
+        first.truncate(64);
+        assert!(content(&ctx, &again) == content(&ctx, &first), "{kind:?}");
+        let mut bytes_again = Vec::new();
+        again.share(0).write_to(&mut bytes_again);
+        assert!(bytes_again == bytes[1..], "{kind:?}");
+        assert!(again.restore(&bytes).is_none() && again.restore(&bytes[2..]).is_none());
+    }
+}
+
+#[test]
 fn a_token_takes_what_its_kind_says() {
     let bytes = KINDS.map(|kind| Latents::new(kind, 512, 64).bytes_per_token());
     assert_eq!(bytes, [4 * 576, 2 * 576, 512 + 2 * 64 + 4]);
