@@ -95,9 +95,7 @@ enum Phase {
 impl<'a> Engine<'a> {
     /// An engine without requests.
     pub fn new(ctx: &'a Ctx, model: &'a Model, limits: Limits) -> Self {
-        let of_draft = if limits.mtp == Mtp::Off { None } else { model.new_draft() };
-        let block = model.cache_block_bytes() + of_draft.map_or(0, |draft| draft.block_bytes());
-        let capacity = usize::try_from(limits.cache_bytes / block as u64).unwrap_or(usize::MAX);
+        let capacity = limits.blocks(model);
         let stats = Stats { blocks: capacity, ..Stats::default() };
         Self {
             ctx,
@@ -115,7 +113,7 @@ impl<'a> Engine<'a> {
 
     /// Puts a request behind those that wait. One that cannot be answered is told so at once.
     pub fn add(&mut self, request: Request, mut sink: Box<dyn Sink>) {
-        if let Err(error) = self.check(&request) {
+        if let Err(error) = request.check(self.model, &self.limits) {
             return sink.send(Event::End(Err(error)));
         }
         let usage = Usage { prompt: request.prompt.len(), ..Usage::default() };
@@ -123,15 +121,6 @@ impl<'a> Engine<'a> {
         let arrived = Instant::now();
         let (answer, scored, begun, first_token) = (Vec::new(), 0, None, None);
         self.waiting.push_back(Job { request, sink, drawer, answer, scored, usage, arrived, begun, first_token });
-    }
-
-    /// Refuses what could not be answered even alone.
-    fn check(&self, request: &Request) -> Result<(), Error> {
-        request.validate(self.model)?;
-        let tokens = (request.prompt.len().saturating_add(request.max_tokens))
-            .min(self.model.config.max_position_embeddings.max(request.prompt.len()));
-        let limit = self.capacity.saturating_mul(BLOCK_TOKENS);
-        if tokens > limit { Err(Error::Cache { tokens, limit }) } else { Ok(()) }
     }
 
     /// Whether nothing is left to do.

@@ -22,6 +22,7 @@ use crate::stats::Stats;
 pub struct Handle {
     commands: Option<Sender<Command>>,
     shared: Arc<Shared>,
+    model: Arc<Model>,
     limits: Limits,
     thread: Option<JoinHandle<()>>,
 }
@@ -91,11 +92,24 @@ impl Handle {
             faults: AtomicU64::new(0),
             epoch: Instant::now(),
         });
-        let of_thread = shared.clone();
+        let (of_thread, its_model) = (shared.clone(), model.clone());
         let thread = std::thread::Builder::new()
             .name("engine".into())
-            .spawn(move || run(&ctx, &model, limits, disk.as_ref(), &receiver, &of_thread))?;
-        Ok(Self { commands: Some(commands), shared, limits, thread: Some(thread) })
+            .spawn(move || run(&ctx, &its_model, limits, disk.as_ref(), &receiver, &of_thread))?;
+        Ok(Self { commands: Some(commands), shared, model, limits, thread: Some(thread) })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Whether a request can be answered, even alone. One that cannot is told so by its events, too.
+    ///
+    /// # Errors
+    /// As [`Request::check`].
+    pub fn check(&self, request: &Request) -> Result<(), Error> {
+        request.check(&self.model, &self.limits)
     }
 
     /// Takes a request; its events go to `sink`.

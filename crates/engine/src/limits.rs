@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use model::Model;
+
 use crate::error::Refused;
 use crate::speculation::Mtp;
 
@@ -42,6 +44,13 @@ impl Limits {
     /// Requests that wait.
     pub fn max_enqueued(&self) -> usize {
         self.max_batch_size.saturating_mul(self.max_enqueued_batches)
+    }
+
+    /// Blocks of latents of `model` that `cache_bytes` are worth.
+    pub fn blocks(&self, model: &Model) -> usize {
+        let of_draft = if self.mtp == Mtp::Off { None } else { model.new_draft() };
+        let block = model.cache_block_bytes() + of_draft.map_or(0, |draft| draft.block_bytes());
+        usize::try_from(self.cache_bytes / block as u64).unwrap_or(usize::MAX)
     }
 
     pub(crate) fn batch_timeout(&self) -> Duration {

@@ -1,10 +1,11 @@
 use std::fmt;
 
-use model::Model;
+use model::{BLOCK_TOKENS, Model};
 
 use crate::Sampling;
 use crate::constraint::Constraints;
 use crate::error::Error;
+use crate::limits::Limits;
 
 /// The most likeliest tokens that may be asked for at each position.
 pub const MAX_LOGPROBS: usize = 20;
@@ -68,6 +69,18 @@ impl Request {
             constraint: None,
             salt: 0,
         }
+    }
+
+    /// Whether an engine of `model` within `limits` can answer it, even alone.
+    ///
+    /// # Errors
+    /// As [`Request::validate`], and when its latents do not fit.
+    pub fn check(&self, model: &Model, limits: &Limits) -> Result<(), Error> {
+        self.validate(model)?;
+        let longest = model.config.max_position_embeddings.max(self.prompt.len());
+        let tokens = self.prompt.len().saturating_add(self.max_tokens).min(longest);
+        let limit = limits.blocks(model).saturating_mul(BLOCK_TOKENS);
+        if tokens > limit { Err(Error::Cache { tokens, limit }) } else { Ok(()) }
     }
 
     /// Whether `model` can answer it at all.

@@ -101,8 +101,9 @@ pub(crate) fn start(
         let ask = Arc::new(ask);
         for i in 0..ask.answers {
             let (sender, events) = channel(EVENTS);
-            let feed = Box::new(Feed { sender, is_lost: false });
-            served.engine.submit(request(served, &ask, i), feed).map_err(|refused| {
+            let (request, feed) = (request(served, &ask, i), Box::new(Feed { sender, is_lost: false }));
+            served.engine.check(&request)?;
+            served.engine.submit(request, feed).map_err(|refused| {
                 let error = ApiError::from(refused);
                 app.metrics.rejected(error.code);
                 error

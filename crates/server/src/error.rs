@@ -99,6 +99,8 @@ impl From<engine::Error> for ApiError {
             engine::Error::TokenId { .. } => Self::bad_request("invalid_token", message),
             engine::Error::Context { .. } => Self::bad_request("context_length_exceeded", message),
             engine::Error::Cache { .. } => Self::bad_request("cache_exceeded", message),
+            engine::Error::Limit { field, .. } => Self::field("invalid_value", field, message),
+            engine::Error::Constraint(_) => Self::field("grammar_failed", "response_format", message),
             engine::Error::Bias { .. } => Self::field("invalid_value", "logit_bias", message),
             engine::Error::Sampling(ops::sampling::Error::Range { field, .. }) => {
                 Self::field("invalid_value", field, message)

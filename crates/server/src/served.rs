@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use engine::{Constraints, DiskCache, DiskOptions, Handle, Limits, Sampling};
 use grammar::{Grammar, Grammars};
-use model::Model;
+use model::{BLOCK_TOKENS, Model};
 use serde_json::json;
 use tensor::Ctx;
 use tokenizer::{ChatFormat, ChatOptions, ChatTemplate, Message, Start, Tokenizer};
@@ -49,7 +49,6 @@ pub(crate) struct Served {
     longest_token: usize,
     pub(crate) fingerprint: String,
     grammars: Grammars,
-    model: Arc<Model>,
     pub(crate) engine: Handle,
     /// Seconds since 1970 when it was loaded.
     pub(crate) created: u64,
@@ -67,7 +66,15 @@ impl Served {
     ) -> Result<Self, LoadError> {
         let Parts { model, tokenizer, template, add_bos, defaults, stop, identity } = parts;
         let longest = model.config.max_position_embeddings;
-        let max_model_len = max_model_len.unwrap_or(longest).min(longest);
+        // A context that the memory for latents cannot hold would be refused when it is needed most.
+        let held = limits.blocks(&model).saturating_mul(BLOCK_TOKENS);
+        let max_model_len = max_model_len.unwrap_or(longest).min(longest).min(held);
+        if held < longest {
+            tracing::warn!("the memory for latents holds {held} tokens, the model's context is {longest}");
+        }
+        if max_model_len == 0 {
+            return Err(LoadError("the memory for latents does not hold a block of them; give it more".to_owned()));
+        }
         let longest_token = (0..tokenizer.vocab_size() as u32)
             .filter_map(|id| tokenizer.token_bytes(id))
             .map(<[u8]>::len)
@@ -81,7 +88,7 @@ impl Served {
             .map(|options| DiskCache::open(DiskOptions { model: identity, ..options }, &model).map(Arc::new))
             .transpose()
             .map_err(|error| LoadError(in_full(&error)))?;
-        let engine = Handle::start_with(ctx, model.clone(), limits, disk)
+        let engine = Handle::start_with(ctx, model, limits, disk)
             .map_err(|error| LoadError(format!("starting the engine: {error}")))?;
         let (prints_tools, asks_thinking) = (prints_tools(&template), asks_thinking(&template));
         Ok(Self {
@@ -98,7 +105,6 @@ impl Served {
             longest_token,
             fingerprint: format!("hadal-{}-{hex}", env!("CARGO_PKG_VERSION")),
             grammars,
-            model,
             engine,
             created: crate::clock::unix_seconds(),
         })
@@ -106,7 +112,7 @@ impl Served {
 
     /// How evenly the experts of each layer are used; nothing where there are none.
     pub(crate) fn balancedness(&self) -> Vec<Option<f64>> {
-        engine::balancedness(&self.model)
+        engine::balancedness(self.engine.model())
     }
 
     /// Refuses text that cannot fit the context, before anybody takes the time to tokenise it.
