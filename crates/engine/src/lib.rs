@@ -23,8 +23,8 @@ mod stats;
 
 pub use complete::{Completion, complete, complete_until};
 pub use constraint::{Allowed, Constraint, ConstraintError, Constraints, TokenSet};
-pub use draw::Drawn;
 pub use disk::{DiskCache, DiskError, DiskOptions, DiskStats};
+pub use draw::Drawn;
 pub use engine::Engine;
 pub use error::{Error, Refused};
 pub use event::{End, Event, Sink, Times, Usage};

@@ -48,7 +48,7 @@ impl Default for Limits {
             header_timeout: Duration::from_secs(30),
             max_header_bytes: 64 << 10,
             write_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(120),
+            drain_timeout: Duration::from_mins(2),
         }
     }
 }

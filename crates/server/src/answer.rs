@@ -279,8 +279,8 @@ pub(crate) async fn whole(mut pieces: Receiver<(usize, Piece)>, answers: usize) 
     .collect()
 }
 
-/// The time that a request has.
+/// The time that a request has; a day, if it may take longer than a clock can tell.
 pub(crate) fn deadline(timeout: Duration) -> Instant {
     let now = Instant::now();
-    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(86_400))
+    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_hours(24))
 }

@@ -67,7 +67,10 @@ impl App {
         }
         self.requests.clone().try_acquire_owned().map_err(|_| {
             self.metrics.rejected("requests");
-            let message = format!("{} requests are being answered, and no more may be; try again later", self.options.max_requests);
+            let message = format!(
+                "{} requests are being answered, and no more may be; try again later",
+                self.options.max_requests
+            );
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_requests", message).with_retry_after(1)
         })
     }
@@ -98,18 +101,18 @@ impl App {
     pub(crate) fn next_seed(&self) -> u64 {
         self.seeds.fetch_add(1, Ordering::Relaxed)
     }
+}
 
-    /// Requests of different keys, or with different salts, do not see each other's prompts in the cache. The same after a
-    /// restart, so that the cache on disk is of use.
-    pub(crate) fn salt(&self, caller: &Caller, salt: Option<&str>) -> u64 {
-        if caller.name.is_empty() && salt.is_none() {
-            return 0;
-        }
-        let mut hash = Sha256::new();
-        hash.update(caller.name.len().to_le_bytes());
-        hash.update(&caller.name);
-        hash.update(salt.unwrap_or_default());
-        let bytes = hash.finalize();
-        u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))
+/// Requests of different keys, or with different salts, do not see each other's prompts in the cache. The same after a
+/// restart, so that the cache on disk is of use.
+pub(crate) fn salt(caller: &Caller, salt: Option<&str>) -> u64 {
+    if caller.name.is_empty() && salt.is_none() {
+        return 0;
     }
+    let mut hash = Sha256::new();
+    hash.update(caller.name.len().to_le_bytes());
+    hash.update(&caller.name);
+    hash.update(salt.unwrap_or_default());
+    let bytes = hash.finalize();
+    u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))
 }

@@ -124,7 +124,8 @@ impl<'t> Assembler<'t> {
     pub(crate) fn finish(mut self) -> (Delta, Read) {
         let mut delta = Delta::default();
         if !self.ended {
-            let reader = std::mem::replace(&mut self.reader, Reader::Text(DecodeStream::new(&self.served.tokenizer, true)));
+            let reader =
+                std::mem::replace(&mut self.reader, Reader::Text(DecodeStream::new(&self.served.tokenizer, true)));
             match reader {
                 Reader::Text(stream) => delta.content = stream.finish().unwrap_or_default(),
                 Reader::Chat(stream) => match stream.finish() {

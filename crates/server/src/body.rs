@@ -47,7 +47,8 @@ pub(crate) async fn read(app: &App, headers: &HeaderMap, body: Body) -> Result<R
 
 /// Pages of other origins can send anything but JSON without being asked by the browser first.
 fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let unsupported = |message: String| Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
+    let unsupported =
+        |message: String| Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
     let kind = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or("?"));
     let media = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     if media.as_deref() != Some("application/json") {

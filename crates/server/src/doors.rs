@@ -29,7 +29,8 @@ pub(crate) enum Dialect {
 /// The way in and out.
 pub(crate) async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let path = request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
+    let path =
+        request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
     let dialect = if path.starts_with("/v1/messages") { Dialect::Anthropic } else { Dialect::OpenAi };
     let origin = allowed_origin(&app, request.headers());
     app.metrics.in_flight.inc();
@@ -126,7 +127,9 @@ fn check_host(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
         return Ok(());
     }
     let shown: String = name.chars().take(100).collect();
-    let message = format!("this server has no keys and does not answer under the name {shown:?}; give it --allow-host {shown}, or keys");
+    let message = format!(
+        "this server has no keys and does not answer under the name {shown:?}; give it --allow-host {shown}, or keys"
+    );
     Err(ApiError::new(StatusCode::FORBIDDEN, "host_not_allowed", message))
 }
 

@@ -42,7 +42,10 @@ impl Fields {
             other => {
                 let place = if at.is_empty() { "the body" } else { at.as_str() };
                 let message = format!("{place} must be an object, not {}", kind(&other));
-                Err(ApiError { param: (!at.is_empty()).then(|| at.clone()), ..ApiError::bad_request("invalid_type", message) })
+                Err(ApiError {
+                    param: (!at.is_empty()).then(|| at.clone()),
+                    ..ApiError::bad_request("invalid_type", message)
+                })
             }
         }
     }
@@ -115,7 +118,11 @@ impl Fields {
     }
 
     /// One of `names`.
-    pub(crate) fn choice(&mut self, name: &'static str, names: &[&'static str]) -> Result<Option<&'static str>, ApiError> {
+    pub(crate) fn choice(
+        &mut self,
+        name: &'static str,
+        names: &[&'static str],
+    ) -> Result<Option<&'static str>, ApiError> {
         let Some(value) = self.any(name) else { return Ok(None) };
         let found = value.as_str().and_then(|text| names.iter().find(|known| **known == text));
         found.map(|known| Some(*known)).ok_or_else(|| {
@@ -126,9 +133,8 @@ impl Fields {
 
     /// A field that must be there.
     pub(crate) fn required<T>(&self, name: &'static str, value: Option<T>) -> Result<T, ApiError> {
-        value.ok_or_else(|| {
-            ApiError::field("missing_field", self.path(name), format!("{} is missing", self.path(name)))
-        })
+        value
+            .ok_or_else(|| ApiError::field("missing_field", self.path(name), format!("{} is missing", self.path(name))))
     }
 
     /// Refuses a field of the published interface that has no effect here, unless it asks for what is done anyway.
@@ -148,7 +154,11 @@ impl Fields {
         let path = self.path(&name.chars().take(100).collect::<String>());
         let hint = config::suggest::nearest(name, self.known.iter().copied());
         let hint = hint.map(|known| format!("; did you mean {known}?")).unwrap_or_default();
-        Err(ApiError::field("unknown_parameter", path.clone(), format!("{path} is no parameter that is known here{hint}")))
+        Err(ApiError::field(
+            "unknown_parameter",
+            path.clone(),
+            format!("{path} is no parameter that is known here{hint}"),
+        ))
     }
 
     pub(crate) fn wrong_type(&self, name: &str, expected: &str, found: &Value) -> ApiError {

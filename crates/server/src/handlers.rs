@@ -193,10 +193,7 @@ fn begin(
 }
 
 pub(crate) async fn count_tokens(incoming: Incoming) -> Response {
-    or_error(incoming, Dialect::Anthropic, async |incoming| {
-        incoming.at_once(|served, fields| anthropic::request::count(served, fields)).await
-    })
-    .await
+    or_error(incoming, Dialect::Anthropic, async |incoming| incoming.at_once(anthropic::request::count).await).await
 }
 
 pub(crate) async fn tokenize(incoming: Incoming) -> Response {

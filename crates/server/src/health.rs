@@ -78,9 +78,9 @@ pub(crate) async fn stats(State(app): State<Arc<App>>) -> Json<Value> {
     };
     let (failed, ended) = app.metrics.failed_and_ended();
     let [ttft, itl, e2e] = app.metrics.recent();
-    let mtp = (stats.proposed > 0).then(|| {
-        json!({ "proposed_total": stats.proposed, "accepted_total": stats.accepted, "speedup": stats.mtp_speedup })
-    });
+    let mtp = (stats.proposed > 0).then(
+        || json!({ "proposed_total": stats.proposed, "accepted_total": stats.accepted, "speedup": stats.mtp_speedup }),
+    );
     let disk = stats.disk.map(|disk| {
         json!({
             "bytes": disk.bytes,

@@ -170,7 +170,8 @@ impl Keys {
         if needed == Scope::User
             && let Err(seconds) = self.count(&caller.name)
         {
-            let message = format!("the key {:?} has asked as often as it may in a minute; try again later", caller.name);
+            let message =
+                format!("the key {:?} has asked as often as it may in a minute; try again later", caller.name);
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
             return Err(error.with_retry_after(seconds));
         }
@@ -245,7 +246,11 @@ mod tests {
     use super::*;
 
     fn hex(key: &str) -> String {
-        Sha256::digest(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        use std::fmt::Write;
+        Sha256::digest(key.as_bytes()).iter().fold(String::new(), |mut text, byte| {
+            write!(text, "{byte:02x}").unwrap();
+            text
+        })
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! Absent on purpose: connections (crate `listen`), model files (the caller's [`Loader`]), and any connection to the
 //! outside: nothing that a request says makes the server open one.
 
-mod anthropic;
 mod answer;
+mod anthropic;
 mod app;
 mod assemble;
 mod body;

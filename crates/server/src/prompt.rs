@@ -68,7 +68,8 @@ impl Variables {
 
 fn check(name: &str, value: &Value, served: &Served, path: &str) -> Result<(), ApiError> {
     let shown: String = name.chars().take(64).collect();
-    let wrong = |what: &str| Err(ApiError::field("invalid_value", format!("{path}.{shown}"), format!("{path}.{shown} {what}")));
+    let wrong =
+        |what: &str| Err(ApiError::field("invalid_value", format!("{path}.{shown}"), format!("{path}.{shown} {what}")));
     if RESERVED.contains(&name) {
         return wrong("is the server's own; leave it out");
     }
@@ -113,7 +114,8 @@ fn describe(messages: &mut Vec<Message>, tools: &[Tool]) {
     let mut text = String::from("## Tools\nYou have access to the following tools:\n");
     for Tool { name, description, parameters } in tools {
         let description = description.as_deref().unwrap_or_default();
-        write!(text, "\n### {name}\nDescription: {description}\n\nParameters: {parameters}\n").expect("a string takes any text");
+        write!(text, "\n### {name}\nDescription: {description}\n\nParameters: {parameters}\n")
+            .expect("a string takes any text");
     }
     match messages.iter_mut().find(|message| message.role == "system") {
         Some(system) => {

@@ -80,7 +80,7 @@ impl Served {
             .map(<[u8]>::len)
             .max()
             .unwrap_or(1);
-        let hex: String = identity[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = format!("{:08x}", u32::from_be_bytes(identity[..4].try_into().expect("four bytes")));
         let grammars = Grammars::new(&tokenizer, model.config.vocab_size)
             .map_err(|error| LoadError(format!("preparing grammars for the vocabulary: {error}")))?;
         let model = Arc::new(model);
@@ -198,7 +198,9 @@ fn format_of(template: &ChatTemplate) -> ChatFormat {
     let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
     // A generation prompt may or may not begin a line after `<think>`: one revision of R1 does, another does not.
     let prints = |template: &ChatTemplate| {
-        conversations.each_ref().map(|messages| template.render(messages, &options).ok().map(|text| text.trim_end().to_owned()))
+        conversations
+            .each_ref()
+            .map(|messages| template.render(messages, &options).ok().map(|text| text.trim_end().to_owned()))
     };
     let printed = prints(template);
     let agrees = |format: ChatFormat| {

@@ -77,7 +77,9 @@ impl<F: Frames> Stream<F> {
             }
             let events = match self.pieces.recv().await {
                 Some((i, piece)) => self.piece(i, piece),
-                None => self.fail(&ApiError::internal("an answer ended without an end; this is a fault of the program")),
+                None => {
+                    self.fail(&ApiError::internal("an answer ended without an end; this is a fault of the program"))
+                }
             };
             self.ready.extend(events);
         }

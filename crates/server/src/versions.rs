@@ -108,7 +108,10 @@ impl Versions {
         }
         let shown: String = name.chars().take(128).collect();
         let message = format!("there is no model {shown:?} here; {:?} is", options.names[0]);
-        Err(ApiError { param: Some("model".into()), ..ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message) })
+        Err(ApiError {
+            param: Some("model".into()),
+            ..ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message)
+        })
     }
 
     /// Takes no more requests, of any version.

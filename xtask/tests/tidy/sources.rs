@@ -35,7 +35,9 @@ fn the_environment_is_read_in_one_place() {
 
 #[test]
 fn nothing_below_the_server_is_async() {
-    let broken = lines(|file, line| !in_crates(file, &["client", "gateway", "listen", "server", "cli"]) && has_word(line, "async"));
+    let broken = lines(|file, line| {
+        !in_crates(file, &["client", "gateway", "listen", "server", "cli"]) && has_word(line, "async")
+    });
     none(&broken, "async ends where a request reaches the engine");
 }
 

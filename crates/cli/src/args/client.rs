@@ -5,6 +5,8 @@ use clap::{Args as Group, Subcommand};
 use client::load::Slo;
 use serde_json::{Map, Value};
 
+use super::Compute;
+
 /// How to talk to a server. The server itself is `--url`, which each command has in its own way.
 #[derive(Group, Clone, Debug)]
 pub(crate) struct Access {
@@ -119,10 +121,18 @@ pub(crate) struct BatchRun {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
     /// The server, such as http://127.0.0.1:8000; it speaks OpenAI's interface.
+    #[arg(long, required_unless_present = "model", conflicts_with = "model")]
+    pub(crate) url: Option<String>,
+    /// Answer here, without a server, with the model in this directory.
     #[arg(long)]
-    pub(crate) url: String,
+    pub(crate) model: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) access: Access,
+    #[command(flatten)]
+    pub(crate) compute: Compute,
+    /// Memory for latents of a model that answers here, in GiB.
+    #[arg(long, value_name = "GIB", default_value_t = 4.0)]
+    pub(crate) kv_memory: f64,
     /// Requests at the same time.
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) concurrency: usize,

@@ -4,14 +4,19 @@ use anyhow::Result;
 use client::batch::{self, Backend, Plan, Progress, Retry};
 
 use super::pretrain::interrupted;
-use super::server;
+use super::serve::Local;
 use super::ticker::Ticker;
+use super::{Threads, server};
 use crate::args::{Batch, BatchCommand, BatchRun};
-use crate::failure::INTERRUPTED;
+use crate::failure::{INTERRUPTED, Usage};
 
-pub(super) fn run(args: &Batch) -> Result<ExitCode> {
+pub(super) fn run(threads: Threads, args: &Batch) -> Result<ExitCode> {
     match &args.what {
-        BatchCommand::Run(args) => answer(server::open(&args.url, &args.access)?, args),
+        BatchCommand::Run(args) => match (&args.url, &args.model) {
+            (Some(url), _) => answer(server::open(url, &args.access)?, args),
+            (None, Some(dir)) => answer(Local::start(threads, dir, args)?, args),
+            (None, None) => Err(Usage("there is no --url and no --model".into()).into()),
+        },
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn run(args: Args, started: Instant) -> Result<ExitCode> {
         Command::Serve(args) => serve::run(threads, &args),
         Command::Logits(args) => logits::run(&Ctx::new(threads.with(0))?, &args),
         Command::Bench(args) => bench::run(&args, threads, started),
-        Command::Batch(args) => batch::run(&args),
+        Command::Batch(args) => batch::run(threads, &args),
         Command::Convert(args) => convert::run(&Ctx::new(threads.with(0))?, &args),
         Command::Eval(args) => eval::run(&Ctx::new(threads.with(0))?, &args),
         Command::Plan(args) => plan::run(&args, threads),

@@ -135,7 +135,11 @@ impl Block {
             Some(Value::String(kind)) => kind,
             other => {
                 let found = other.as_ref().map_or("missing".to_owned(), short);
-                return Err(ApiError::field("invalid_type", fields.path("type"), format!("{at}.type is {found}, but must be a string")));
+                return Err(ApiError::field(
+                    "invalid_type",
+                    fields.path("type"),
+                    format!("{at}.type is {found}, but must be a string"),
+                ));
             }
         };
         // Prompts share their beginnings anyway, so a mark that asks for it asks for what is done.
@@ -205,8 +209,14 @@ mod tests {
     #[test]
     fn what_the_model_cannot_read_is_refused() {
         let wrong = |content: Value| read(json!({ "messages": [{ "role": "user", "content": content }] })).unwrap_err();
-        assert_eq!(wrong(json!([{ "type": "image", "source": {} }])).param.as_deref(), Some("messages[0].content[0].type"));
-        assert_eq!(wrong(json!([{ "type": "tool_use", "id": "x", "name": "y", "input": {} }])).code, "unsupported_content");
+        assert_eq!(
+            wrong(json!([{ "type": "image", "source": {} }])).param.as_deref(),
+            Some("messages[0].content[0].type")
+        );
+        assert_eq!(
+            wrong(json!([{ "type": "tool_use", "id": "x", "name": "y", "input": {} }])).code,
+            "unsupported_content"
+        );
         assert_eq!(wrong(json!(3)).code, "invalid_type");
         assert_eq!(wrong(json!([{ "type": "text", "text": "x", "colour": 1 }])).code, "unknown_parameter");
     }

@@ -7,7 +7,7 @@ use tokenizer::{Message, Start};
 
 use crate::answer::{Ask, deadline};
 use crate::anthropic::{budget, content};
-use crate::app::App;
+use crate::app::{App, salt};
 use crate::assemble::Reading;
 use crate::error::ApiError;
 use crate::fields::Fields;
@@ -85,7 +85,7 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
         prompt_logprobs: None,
         constraint,
         reading: Reading::Chat { start, tools: !tools.is_empty(), one_call },
-        salt: app.salt(caller, None),
+        salt: salt(caller, None),
         deadline: deadline(app.options.request_timeout),
         drawing,
     };

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use engine::{Stats, Times, Usage};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
-};
+use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use serde_json::{Value, json};
 
 pub(crate) use names::BLOCK_TOKENS;
@@ -22,9 +20,8 @@ const SHORT: &[f64] =
 const LONG: &[f64] =
     &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 3600.0];
 /// Of tokens.
-const TOKENS: &[f64] = &[
-    1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0,
-];
+const TOKENS: &[f64] =
+    &[1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0];
 
 /// Numbers of requests since the program began.
 pub(crate) struct Metrics {
@@ -65,8 +62,8 @@ impl Metrics {
         let in_flight = IntGauge::new("hadal_http_requests_in_flight", "HTTP requests that are being answered")
             .expect("a name that is written here");
         registry.register(Box::new(in_flight.clone())).expect("names are different");
-        let panics =
-            IntCounter::new("hadal_panics_total", "Faults of the program that ended a request").expect("a name that is written here");
+        let panics = IntCounter::new("hadal_panics_total", "Faults of the program that ended a request")
+            .expect("a name that is written here");
         registry.register(Box::new(panics.clone())).expect("names are different");
         Self {
             first_token: histogram(
@@ -77,7 +74,11 @@ impl Metrics {
             inter_token: histogram("hadal_inter_token_latency_seconds", "Between two tokens of an answer", SHORT),
             end_to_end: histogram("hadal_request_duration_seconds", "From the arrival of a request to its end", LONG),
             queue: histogram("hadal_request_queue_seconds", "From the arrival of a request to its beginning", LONG),
-            prefill: histogram("hadal_request_prefill_seconds", "From the beginning of a request to its first token", LONG),
+            prefill: histogram(
+                "hadal_request_prefill_seconds",
+                "From the beginning of a request to its first token",
+                LONG,
+            ),
             decode: histogram("hadal_request_decode_seconds", "From the first token of a request to its last", LONG),
             per_token: histogram(
                 "hadal_request_time_per_output_token_seconds",

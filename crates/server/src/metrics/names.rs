@@ -45,7 +45,9 @@ pub(crate) const OF_ENGINE: &[Number] = &[
     }),
     counter("hadal_preemptions_total", "Times that a request made room for others", |s| Some(s.preemptions as f64)),
     counter("hadal_cancelled_requests_total", "Requests whose clients left", |s| Some(s.cancelled as f64)),
-    counter("hadal_kv_evicted_blocks_total", "Blocks of latents that were forgotten", |s| Some(s.evicted_blocks as f64)),
+    counter("hadal_kv_evicted_blocks_total", "Blocks of latents that were forgotten", |s| {
+        Some(s.evicted_blocks as f64)
+    }),
     counter("hadal_step_seconds_total", "Time of all steps", |s| Some(s.step_seconds)),
     counter("hadal_model_seconds_total", "Time of steps in which the model ran", |s| Some(s.model_seconds)),
     counter("hadal_draw_seconds_total", "Time of steps in which tokens were drawn and handed on", |s| {
@@ -58,9 +60,13 @@ pub(crate) const OF_ENGINE: &[Number] = &[
         (s.steps > 0).then(|| s.step_requests as f64 / s.steps as f64)
     }),
     counter("hadal_decode_steps_total", "Steps in which answers went on", |s| Some(s.decode_steps as f64)),
-    counter("hadal_decoded_tokens_total", "Tokens that those steps ran over, proposals included", |s| Some(s.decoded as f64)),
+    counter("hadal_decoded_tokens_total", "Tokens that those steps ran over, proposals included", |s| {
+        Some(s.decoded as f64)
+    }),
     counter("hadal_spec_proposed_tokens_total", "Tokens that the MTP layer proposed", |s| Some(s.proposed as f64)),
-    counter("hadal_spec_accepted_tokens_total", "Proposed tokens that were the ones to be drawn", |s| Some(s.accepted as f64)),
+    counter("hadal_spec_accepted_tokens_total", "Proposed tokens that were the ones to be drawn", |s| {
+        Some(s.accepted as f64)
+    }),
     gauge("hadal_kv_disk_bytes", "Bytes of the cache on disk", |s| Some(s.disk?.bytes as f64)),
     gauge("hadal_kv_disk_quota_bytes", "Bytes that it may have", |s| Some(s.disk?.quota_bytes as f64)),
     gauge("hadal_kv_disk_blocks", "Blocks of latents that it has", |s| Some(s.disk?.blocks as f64)),

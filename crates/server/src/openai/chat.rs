@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokenizer::{Message, Start};
 
 use crate::answer::{Ask, Outcome, Whole, deadline};
-use crate::app::App;
+use crate::app::{App, salt};
 use crate::assemble::{Delta, Reading};
 use crate::error::ApiError;
 use crate::fields::Fields;
@@ -72,7 +72,7 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
         prompt_logprobs: None,
         constraint,
         reading,
-        salt: app.salt(caller, drawing.salt.as_deref()),
+        salt: salt(caller, drawing.salt.as_deref()),
         deadline: deadline(app.options.request_timeout),
         drawing,
     };
@@ -96,7 +96,8 @@ fn max_tokens(fields: &mut Fields) -> Result<Option<u64>, ApiError> {
     let old = fields.integer("max_tokens", 1..=u64::from(u32::MAX))?;
     match (new, old) {
         (Some(new), Some(old)) if new != old => {
-            let message = format!("max_tokens is {old} and max_completion_tokens {new}; they mean the same, so give one of them");
+            let message =
+                format!("max_tokens is {old} and max_completion_tokens {new}; they mean the same, so give one of them");
             Err(ApiError::field("invalid_value", "max_tokens", message))
         }
         _ => Ok(new.or(old)),
@@ -215,7 +216,10 @@ pub(crate) fn usage(outcomes: &[Outcome]) -> Value {
 }
 
 /// A chat's prompt without an answer: `/apply-template`, `/tokenize` and counting.
-pub(crate) fn prompt_only(fields: &mut Fields, served: &Served) -> Result<(Vec<Message>, Vec<Tool>, Variables), ApiError> {
+pub(crate) fn prompt_only(
+    fields: &mut Fields,
+    served: &Served,
+) -> Result<(Vec<Message>, Vec<Tool>, Variables), ApiError> {
     let messages = messages::messages(fields)?;
     let tools = messages::tools(fields)?;
     let variables = Variables::read(fields, served)?;
@@ -235,7 +239,7 @@ pub(crate) struct Chunks {
 
 impl Chunks {
     /// A chunk with these choices.
-    pub(crate) fn chunk(&self, choices: Value) -> Value {
+    pub(crate) fn chunk(&self, choices: &Value) -> Value {
         json!({
             "id": self.id,
             "object": "chat.completion.chunk",
@@ -251,11 +255,9 @@ impl Chunks {
         let Delta { reasoning, content, calls, tokens } = delta;
         let (role_told, calls_told) = self.told[index];
         let mut chunks = Vec::new();
-        let choice = |delta: Value, logprobs: Value| {
-            json!([{ "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": null }])
-        };
+        let choice = |delta: Value, logprobs: Value| json!([{ "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": null }]);
         if !role_told {
-            chunks.push(self.chunk(choice(json!({ "role": "assistant", "content": "" }), Value::Null)));
+            chunks.push(self.chunk(&choice(json!({ "role": "assistant", "content": "" }), Value::Null)));
         }
         let mut fields = json!({});
         if let Some(reasoning) = reasoning.as_ref().filter(|text| !text.is_empty()) {
@@ -275,7 +277,7 @@ impl Chunks {
         let has_tokens = self.with_logprobs && !tokens.is_empty();
         if has_tokens || fields.as_object().is_some_and(|fields| !fields.is_empty()) {
             let logprobs = if has_tokens { logprobs::chat(&self.served, tokens) } else { Value::Null };
-            chunks.push(self.chunk(choice(fields, logprobs)));
+            chunks.push(self.chunk(&choice(fields, logprobs)));
         }
         self.told[index] = (true, calls_told + calls.len());
         chunks
@@ -284,6 +286,6 @@ impl Chunks {
     /// The end of the answer `index`.
     pub(crate) fn end(&self, index: usize, outcome: Outcome) -> Value {
         let reason = outcome.finish.openai();
-        self.chunk(json!([{ "index": index, "delta": {}, "logprobs": null, "finish_reason": reason }]))
+        self.chunk(&json!([{ "index": index, "delta": {}, "logprobs": null, "finish_reason": reason }]))
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokenizer::{Role, Start};
 
 use crate::answer::{Ask, Outcome, Whole, deadline};
-use crate::app::App;
+use crate::app::{App, salt};
 use crate::assemble::{Delta, Reading};
 use crate::error::ApiError;
 use crate::fields::Fields;
@@ -82,7 +82,8 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
         .map(|prompt| {
             // Published: what an answer may have at most is never more than there is room for.
             let room = served.max_model_len.saturating_sub(prompt.len()) as u64;
-            let max_tokens = served.max_tokens(prompt.len(), Some(asked).filter(|&n| n > 0 || room > 0), "max_tokens")?;
+            let max_tokens =
+                served.max_tokens(prompt.len(), Some(asked).filter(|&n| n > 0 || room > 0), "max_tokens")?;
             Ok(Ask {
                 prompt: prompt.clone(),
                 answers: drawn,
@@ -92,14 +93,13 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
                 prompt_logprobs: logprobs.filter(|_| echo),
                 constraint: constraint.clone(),
                 reading: Reading::Text,
-                salt: app.salt(caller, drawing.salt.as_deref()),
+                salt: salt(caller, drawing.salt.as_deref()),
                 deadline: deadline(app.options.request_timeout),
                 drawing: drawing.clone(),
             })
         })
         .collect::<Result<_, ApiError>>()?;
-    let form =
-        Form { n: drawing.n, drawn, with_logprobs: logprobs.is_some(), echo: echo.then_some(prompts) };
+    let form = Form { n: drawing.n, drawn, with_logprobs: logprobs.is_some(), echo: echo.then_some(prompts) };
     Ok(Completions { asks, stream, include_usage, user, form })
 }
 
@@ -128,26 +128,27 @@ fn prompts(value: Option<Value>, suffix: Option<&str>, served: &Served) -> Resul
         None => encode(served, text),
     };
     let ids = |list: &[Value]| list.iter().map(|id| token(id, served, "prompt")).collect::<Result<Vec<u32>, _>>();
-    let prompts: Vec<Vec<u32>> = match value.ok_or_else(|| {
-        ApiError::field("missing_field", "prompt", "prompt is missing")
-    })? {
-        Value::String(prompt) => vec![text(&prompt)?],
-        Value::Array(list) if list.is_empty() => return Err(ApiError::field("empty_prompt", "prompt", "prompt is an empty list")),
-        Value::Array(list) if list[0].is_number() => vec![ids(&list)?],
-        Value::Array(list) => {
-            if list.len() > MAX_PROMPTS {
-                let message = format!("prompt has {} entries, and may have {MAX_PROMPTS}", list.len());
-                return Err(ApiError::field("too_many_entries", "prompt", message));
+    let prompts: Vec<Vec<u32>> =
+        match value.ok_or_else(|| ApiError::field("missing_field", "prompt", "prompt is missing"))? {
+            Value::String(prompt) => vec![text(&prompt)?],
+            Value::Array(list) if list.is_empty() => {
+                return Err(ApiError::field("empty_prompt", "prompt", "prompt is an empty list"));
             }
-            let one = |entry: &Value| match entry {
-                Value::String(prompt) => text(prompt),
-                Value::Array(list) => ids(list),
-                _ => Err(wrong()),
-            };
-            list.iter().map(one).collect::<Result<_, _>>()?
-        }
-        _ => return Err(wrong()),
-    };
+            Value::Array(list) if list[0].is_number() => vec![ids(&list)?],
+            Value::Array(list) => {
+                if list.len() > MAX_PROMPTS {
+                    let message = format!("prompt has {} entries, and may have {MAX_PROMPTS}", list.len());
+                    return Err(ApiError::field("too_many_entries", "prompt", message));
+                }
+                let one = |entry: &Value| match entry {
+                    Value::String(prompt) => text(prompt),
+                    Value::Array(list) => ids(list),
+                    _ => Err(wrong()),
+                };
+                list.iter().map(one).collect::<Result<_, _>>()?
+            }
+            _ => return Err(wrong()),
+        };
     if let Some(i) = prompts.iter().position(Vec::is_empty) {
         let message = format!("prompt {i} has no tokens; there is nothing to continue");
         return Err(ApiError::field("empty_prompt", "prompt", message));
@@ -166,7 +167,8 @@ fn encode(served: &Served, text: &str) -> Result<Vec<u32>, ApiError> {
 /// A prompt with a hole to fill, as the published models were trained to: what precedes it, the hole, what follows.
 fn fill_in(served: &Served, prefix: &str, suffix: &str) -> Result<Vec<u32>, ApiError> {
     let missing = || {
-        let message = "this model's vocabulary has no tokens for filling in, so suffix cannot be honoured; leave it out";
+        let message =
+            "this model's vocabulary has no tokens for filling in, so suffix cannot be honoured; leave it out";
         ApiError::field("unsupported_parameter", "suffix", message)
     };
     served.check_bytes(suffix.len(), "suffix")?;
@@ -263,7 +265,7 @@ pub(crate) struct Chunks {
 }
 
 impl Chunks {
-    fn chunk(&self, choices: Value) -> Value {
+    fn chunk(&self, choices: &Value) -> Value {
         let mut chunk = json!({
             "id": self.id,
             "object": "text_completion",
@@ -284,14 +286,14 @@ impl Frames for Chunks {
         let Some(prompts) = &self.form.echo else { return Vec::new() };
         let prompt = |i: usize| self.served.tokenizer.decode(&prompts[i / self.form.n], true);
         let choice = |i: usize| json!([{ "index": i, "text": prompt(i), "logprobs": null, "finish_reason": null }]);
-        (0..self.offsets.len()).map(|i| event(&self.chunk(choice(i)))).collect()
+        (0..self.offsets.len()).map(|i| event(&self.chunk(&choice(i)))).collect()
     }
 
     fn progress(&mut self, index: usize, done: usize, total: usize, cached: usize) -> Vec<Event> {
         if !index.is_multiple_of(self.form.n) {
             return Vec::new();
         }
-        let mut chunk = self.chunk(json!([]));
+        let mut chunk = self.chunk(&json!([]));
         chunk["prompt_progress"] = progress(self.began, done, total, cached);
         vec![event(&chunk)]
     }
@@ -310,18 +312,18 @@ impl Frames for Chunks {
             listed.json()
         });
         let choice = json!([{ "index": index, "text": delta.content, "logprobs": logprobs, "finish_reason": null }]);
-        vec![event(&self.chunk(choice))]
+        vec![event(&self.chunk(&choice))]
     }
 
     fn end(&mut self, index: usize, outcome: Outcome) -> Vec<Event> {
         let reason = outcome.finish.openai();
-        vec![event(&self.chunk(json!([{ "index": index, "text": "", "logprobs": null, "finish_reason": reason }])))]
+        vec![event(&self.chunk(&json!([{ "index": index, "text": "", "logprobs": null, "finish_reason": reason }])))]
     }
 
     fn finish(&mut self, outcomes: &[Outcome]) -> Vec<Event> {
         let mut events = Vec::new();
         if self.include_usage {
-            let mut chunk = self.chunk(json!([]));
+            let mut chunk = self.chunk(&json!([]));
             chunk["usage"] = of_prompts(outcomes, self.form.drawn);
             events.push(event(&chunk));
         }

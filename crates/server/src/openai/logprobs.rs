@@ -8,7 +8,11 @@ use crate::served::Served;
 /// Those of a conversation's answer: `content`, and `reasoning_content` where there is some.
 pub(crate) fn chat(served: &Served, tokens: &[Token]) -> Value {
     let of = |in_reasoning: bool| -> Vec<Value> {
-        tokens.iter().filter(|token| token.in_reasoning == in_reasoning).map(|token| chat_token(served, token)).collect()
+        tokens
+            .iter()
+            .filter(|token| token.in_reasoning == in_reasoning)
+            .map(|token| chat_token(served, token))
+            .collect()
     };
     let mut all = json!({ "content": of(false), "refusal": null });
     let reasoning = of(true);
@@ -76,7 +80,7 @@ fn text(served: &Served, id: u32) -> String {
     let bytes = served.tokenizer.token_bytes(id).unwrap_or_default();
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
-        Err(_) => format!("bytes:{}", bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>()),
+        Err(_) => format!("bytes:{}", bytes.escape_ascii()),
     }
 }
 

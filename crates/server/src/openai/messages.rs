@@ -124,19 +124,15 @@ fn content(fields: &mut Fields) -> Result<Option<String>, ApiError> {
 fn text_part(part: Value, at: &str) -> Result<String, ApiError> {
     let mut fields = Fields::of(part, at)?;
     let kind = fields.any("type");
-    match kind.as_ref().and_then(Value::as_str) {
-        Some("text") => {
-            let text = fields.string("text")?;
-            let text = fields.required("text", text)?;
-            fields.end()?;
-            Ok(text)
-        }
-        _ => {
-            let found = kind.as_ref().map_or("missing".to_owned(), short);
-            let message = format!("{at}.type is {found}; the model reads text only, so it must be \"text\"");
-            Err(ApiError::field("unsupported_content", format!("{at}.type"), message))
-        }
+    if kind.as_ref().and_then(Value::as_str) == Some("text") {
+        let text = fields.string("text")?;
+        let text = fields.required("text", text)?;
+        fields.end()?;
+        return Ok(text);
     }
+    let found = kind.as_ref().map_or("missing".to_owned(), short);
+    let message = format!("{at}.type is {found}; the model reads text only, so it must be \"text\"");
+    Err(ApiError::field("unsupported_content", format!("{at}.type"), message))
 }
 
 fn tool_call(value: Value, at: &str) -> Result<Value, ApiError> {
@@ -192,7 +188,11 @@ fn tool(value: Value, at: &str) -> Result<Tool, ApiError> {
     let strict = function.boolean("strict")?;
     if strict == Some(true) && !matches!(parameters.get("type"), Some(Value::String(kind)) if kind == "object") {
         let path = function.path("parameters");
-        return Err(ApiError::field("invalid_value", path.clone(), format!("{path} must have \"type\": \"object\" to be strict")));
+        return Err(ApiError::field(
+            "invalid_value",
+            path.clone(),
+            format!("{path} must have \"type\": \"object\" to be strict"),
+        ));
     }
     function.end()?;
     fields.end()?;
@@ -223,7 +223,10 @@ pub(crate) fn tool_choice(fields: &mut Fields, tools: &[Tool]) -> Result<ToolCho
             "none" => ToolChoice::None,
             "required" => ToolChoice::Required,
             _ => {
-                let message = format!("tool_choice is {:?}, but must be auto, none, required, or an object that names a function", cut(&text));
+                let message = format!(
+                    "tool_choice is {:?}, but must be auto, none, required, or an object that names a function",
+                    cut(&text)
+                );
                 return Err(ApiError::field("invalid_value", "tool_choice", message));
             }
         },
@@ -255,13 +258,13 @@ pub(crate) fn tool_choice(fields: &mut Fields, tools: &[Tool]) -> Result<ToolCho
 mod tests {
     use super::*;
 
-    fn read(value: Value) -> Result<Vec<Message>, ApiError> {
+    fn read(value: &Value) -> Result<Vec<Message>, ApiError> {
         messages(&mut Fields::of(json!({ "messages": value }), "").unwrap())
     }
 
     #[test]
     fn parts_of_text_are_one_text() {
-        let found = read(json!([
+        let found = read(&json!([
             { "role": "developer", "content": "be brief" },
             { "role": "user", "content": [{ "type": "text", "text": "a" }, { "type": "text", "text": "b" }] },
             { "role": "assistant", "content": null, "tool_calls": [{ "id": "c", "type": "function", "function": { "name": "f", "arguments": "{}" } }] },
@@ -276,14 +279,18 @@ mod tests {
 
     #[test]
     fn what_the_model_cannot_read_is_refused() {
-        let wrong = |value: Value| read(value).unwrap_err();
-        let image = json!([{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": "http://x/" } }] }]);
+        let wrong = |value: Value| read(&value).unwrap_err();
+        let image =
+            json!([{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": "http://x/" } }] }]);
         assert_eq!(wrong(image).param.as_deref(), Some("messages[0].content[0].type"));
         assert_eq!(wrong(json!([])).param.as_deref(), Some("messages"));
         assert_eq!(wrong(json!([{ "role": "user" }])).param.as_deref(), Some("messages[0].content"));
         assert_eq!(wrong(json!([{ "role": "king", "content": "x" }])).param.as_deref(), Some("messages[0].role"));
         assert_eq!(wrong(json!([{ "role": "user", "content": "x", "colour": 1 }])).code, "unknown_parameter");
-        assert_eq!(wrong(json!([{ "role": "tool", "content": "x" }])).param.as_deref(), Some("messages[0].tool_call_id"));
+        assert_eq!(
+            wrong(json!([{ "role": "tool", "content": "x" }])).param.as_deref(),
+            Some("messages[0].tool_call_id")
+        );
         assert_eq!(wrong(json!("x")).code, "invalid_type");
     }
 }

@@ -126,9 +126,11 @@ pub(crate) fn stops(fields: &mut Fields, name: &'static str) -> Result<Vec<Strin
         return Err(ApiError::field("too_many_entries", path, message));
     }
     let read = |item: Value| match item {
-        Value::String(text) if text.is_empty() => {
-            Err(ApiError::field("invalid_value", &path, format!("{path} has an empty string, before which nothing can come")))
-        }
+        Value::String(text) if text.is_empty() => Err(ApiError::field(
+            "invalid_value",
+            &path,
+            format!("{path} has an empty string, before which nothing can come"),
+        )),
         Value::String(text) if text.len() > MAX_STOP_BYTES => {
             let message = format!("{path} has a string of {} bytes, and may have {MAX_STOP_BYTES}", text.len());
             Err(ApiError::field("invalid_value", &path, message))

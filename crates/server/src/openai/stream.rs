@@ -41,7 +41,7 @@ impl Frames for ChatFrames {
         if index > 0 {
             return Vec::new();
         }
-        let mut chunk = self.chunks.chunk(json!([]));
+        let mut chunk = self.chunks.chunk(&json!([]));
         chunk["prompt_progress"] = progress(self.began, done, total, cached);
         vec![event(&chunk)]
     }
@@ -57,7 +57,8 @@ impl Frames for ChatFrames {
 
     fn end(&mut self, index: usize, outcome: Outcome) -> Vec<Event> {
         // An answer without a token has a role all the same.
-        let mut chunks = if self.chunks.told[index].0 { Vec::new() } else { self.chunks.delta(index, &Delta::default()) };
+        let mut chunks =
+            if self.chunks.told[index].0 { Vec::new() } else { self.chunks.delta(index, &Delta::default()) };
         chunks.push(self.chunks.end(index, outcome));
         self.events(chunks)
     }
@@ -65,7 +66,7 @@ impl Frames for ChatFrames {
     fn finish(&mut self, outcomes: &[Outcome]) -> Vec<Event> {
         let mut events = Vec::new();
         if self.include_usage {
-            let mut chunk = self.chunks.chunk(json!([]));
+            let mut chunk = self.chunks.chunk(&json!([]));
             chunk["usage"] = chat::usage(outcomes);
             events.push(event(&chunk));
         }

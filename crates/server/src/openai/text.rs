@@ -34,7 +34,8 @@ pub(crate) fn tokenize(served: &Served, mut fields: Fields) -> Result<Value, Api
     fields.end()?;
     let mut answer = json!({ "count": tokens.len(), "max_model_len": served.max_model_len, "tokens": tokens });
     if strings {
-        let text = |id: &u32| String::from_utf8_lossy(served.tokenizer.token_bytes(*id).unwrap_or_default()).into_owned();
+        let text =
+            |id: &u32| String::from_utf8_lossy(served.tokenizer.token_bytes(*id).unwrap_or_default()).into_owned();
         answer["token_strs"] = tokens.iter().map(text).collect();
     }
     Ok(answer)

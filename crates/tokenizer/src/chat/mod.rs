@@ -168,9 +168,10 @@ impl ChatTemplate {
     /// Whether a template has the word `name` in it, so that a variable of that name may have an effect.
     pub fn mentions(&self, name: &str) -> bool {
         let is_part = |c: char| c.is_alphanumeric() || c == '_';
-        self.names.iter().filter_map(|template| self.environment.get_template(template).ok()).any(|template| {
-            template.source().split(|c| !is_part(c)).any(|word| word == name)
-        })
+        self.names
+            .iter()
+            .filter_map(|template| self.environment.get_template(template).ok())
+            .any(|template| template.source().split(|c| !is_part(c)).any(|word| word == name))
     }
 
     fn choose<'a>(&'a self, options: &'a ChatOptions) -> Result<&'a str, ChatError> {

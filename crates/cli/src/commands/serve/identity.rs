@@ -62,12 +62,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, bytes: &[u8]| fs_err::write(dir.path().join(name), bytes).unwrap();
         write("config.json", b"{}");
-        write("model.safetensors", &[7; 100_000]);
+        write("model.safetensors", &vec![7; 100_000]);
         let of = |compute| of(dir.path(), compute).unwrap();
         let first = of(Compute::default());
         assert_eq!(first, of(Compute::default()));
         assert_ne!(first, of(Compute { dtype: Some(crate::args::Dtype::F32), ..Compute::default() }));
-        write("model.safetensors", &[8; 100_000]);
+        write("model.safetensors", &vec![8; 100_000]);
         let second = of(Compute::default());
         assert_ne!(first, second);
         write("model-2.safetensors", b"");

@@ -1,9 +1,12 @@
 //! `hadal serve`: from arguments to a server that ends in order.
 
 mod identity;
+mod local;
 mod log;
 mod model;
 mod router;
+
+pub(crate) use local::Local;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -49,7 +52,13 @@ pub(crate) fn run(threads: Threads, args: &Serve) -> Result<ExitCode> {
     outcome
 }
 
-async fn serve(ctx: &Ctx, args: &Serve, options: Options, limits: listen::Limits, keys: Option<Keys>) -> Result<ExitCode> {
+async fn serve(
+    ctx: &Ctx,
+    args: &Serve,
+    options: Options,
+    limits: listen::Limits,
+    keys: Option<Keys>,
+) -> Result<ExitCode> {
     // Before anything takes long: whoever ends the program while it loads ends it in order.
     let mut signals = Signals::new()?;
     let (listener, address) = bind(args).await?;
@@ -152,7 +161,9 @@ fn options(args: &Serve) -> Result<Options> {
     }
     let names = if args.served_model_name.is_empty() { vec![name_of(dir)] } else { args.served_model_name.clone() };
     if let Some(name) = names.iter().find(|name| !is_name(name)) {
-        return Err(Usage(format!("--served-model-name {name:?} has other characters than letters, digits and ._-/")).into());
+        return Err(
+            Usage(format!("--served-model-name {name:?} has other characters than letters, digits and ._-/")).into()
+        );
     }
     Ok(Options {
         source,
