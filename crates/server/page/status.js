@@ -19,13 +19,13 @@ const SHARE_SECONDS = 30;
 const CHARTS = [
   {
     title: "Generated",
-    lines: ["now"],
+    lines: ["rate"],
     format: rate,
     values: (now, before) => [perSecond(now, before, "generation_tokens_total")],
   },
   {
     title: "Prompts read",
-    lines: ["now"],
+    lines: ["rate"],
     format: rate,
     values: (now, before) => [perSecond(now, before, "prompt_tokens_total")],
   },
