@@ -189,7 +189,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.read_prompt(total=8000, cache=1000, seconds=3)
                 self.speak(body, "That was long.")
             case "endless":
-                self.speak(body, " ".join(str(i) for i in range(100_000)))
+                self.speak(body, " ".join(f"Number {i} is one." for i in range(100_000)))
             case "break":
                 self.speak(body, "This answer will not", end=False)
                 self.event(

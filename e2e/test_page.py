@@ -168,7 +168,7 @@ def test_stopping_keeps_what_came_and_tells_the_server(page, mock, how):
     page.idle()
     page.until(lambda: mock.left == 1)
     assert page.text(".note") == "Stopped."
-    assert page.answers()[0].startswith("0 1 2 3")
+    assert page.answers()[0].startswith("Number 0 is one.")
     assert "about" in page.text(".stats")
     page.ask("hello")
     assert page.answers()[1].startswith("Hello there")

@@ -155,7 +155,7 @@ def test_the_time_for_hostile_markdown_is_in_proportion(page, mock):
 
 
 def test_an_event_stream_can_be_cut_anywhere(page, mock):
-    stream = '\ufeff: alive\n\ndata: {"a": 1}\r\n\r\nevent: b\ndata:x\rdata: y\r\rdata\n\nid: 3\n\ndata: ü🌊\n\ndata: cut off'
+    stream = '\ufeff: alive\n\ndata: {"a": 1}\r\n\r\nevent: b\ndata:x\r\ndata: y\r\rdata\n\nid: 3\n\ndata: ü🌊\n\ndata: cut off'
     expected = [
         {"event": "message", "data": '{"a": 1}'},
         {"event": "b", "data": "x\ny"},
