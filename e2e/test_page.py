@@ -696,6 +696,7 @@ def test_a_status_that_fails_says_so_and_comes_back(page, mock):
     page.open(mock.url, "#status")
     page.until(lambda: page.seen("#status-error"))
     assert page.text("#status-error .message") == "the engine does not answer"
+    assert not page.seen("#facts")
     page.picture("status-error")
     mock.stats_error = None
     page.button("Try again").click()
