@@ -127,10 +127,12 @@ class Handler(BaseHTTPRequestHandler):
         return not self.mock.closed and super().parse_request()
 
     def do_GET(self):
+        # Judged before it is counted: a test may change the keys as soon as it sees the count.
+        known = self.is_known()
         self.mock.requests.append((self.path, dict(self.headers), None))
         if self.path == "/" or self.path.startswith("/ui/"):
             self.page(self.path.removeprefix("/ui/") if self.path != "/" else "index.html")
-        elif not self.is_known():
+        elif not known:
             self.refuse(401, "the API key is missing or not known", "invalid_api_key")
         elif self.path == "/v1/models":
             data = [{"id": id, "object": "model", "max_model_len": 4096} for id in self.mock.models]
