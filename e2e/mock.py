@@ -73,7 +73,7 @@ HOSTILE = (
     "👩‍👩‍👧‍👦 🏴‍☠️ e\u0301 \u0000 Z̷̧̢̛a̵̡͝l̸͜g̶o\n\n"
     "- [ ] <input autofocus onfocus=window.owned=7>\n\n"
     '|<svg onload="window.owned=8">|b|\n|--|--|\n|`<i>`|</td></table>|\n\n'
-    "```html\"><script>\n<script>window.owned = 9</script>\n" + "x" * 3000 + "\nthis fence is never closed"
+    '```html"><script>\n<script>window.owned = 9</script>\n' + "x" * 3000 + "\nthis fence is never closed"
 )
 
 REASONING = "First, *what* is asked? The depth.\n\nThe Mariana Trench is the deepest; 10,935 m is a good figure."
@@ -127,10 +127,12 @@ class Handler(BaseHTTPRequestHandler):
         return not self.mock.closed and super().parse_request()
 
     def do_GET(self):
+        # Judged before it is counted: a test may change the keys as soon as it sees the count.
+        known = self.is_known()
         self.mock.requests.append((self.path, dict(self.headers), None))
         if self.path == "/" or self.path.startswith("/ui/"):
             self.page(self.path.removeprefix("/ui/") if self.path != "/" else "index.html")
-        elif not self.is_known():
+        elif not known:
             self.refuse(401, "the API key is missing or not known", "invalid_api_key")
         elif self.path == "/v1/models":
             data = [{"id": id, "object": "model", "max_model_len": 4096} for id in self.mock.models]
@@ -164,7 +166,9 @@ class Handler(BaseHTTPRequestHandler):
         word = said.split()[0].lower() if said.split() else ""
         match word:
             case "busy" if self.mock.refuses_once("busy"):
-                return self.refuse(429, "64 requests wait already, which is the limit", "queue_full", {"Retry-After": "2"})
+                return self.refuse(
+                    429, "64 requests wait already, which is the limit", "queue_full", {"Retry-After": "2"}
+                )
             case "full":
                 return self.refuse(503, "the server is draining", "draining", {"Retry-After": "90"})
             case "bad":
@@ -187,10 +191,18 @@ class Handler(BaseHTTPRequestHandler):
                 self.read_prompt(total=8000, cache=1000, seconds=3)
                 self.speak(body, "That was long.")
             case "endless":
-                self.speak(body, " ".join(str(i) for i in range(100_000)))
+                self.speak(body, " ".join(f"Number {i} is one." for i in range(100_000)))
             case "break":
                 self.speak(body, "This answer will not", end=False)
-                self.event({"error": {"message": "the engine stopped: out of memory", "type": "server_error", "code": "engine"}})
+                self.event(
+                    {
+                        "error": {
+                            "message": "the engine stopped: out of memory",
+                            "type": "server_error",
+                            "code": "engine",
+                        }
+                    }
+                )
             case "cut":
                 self.speak(body, "This answer is cut", end=False)
             case "limit":
@@ -214,7 +226,12 @@ class Handler(BaseHTTPRequestHandler):
         steps = 60
         for step in range(steps + 1):
             processed = cache + (total - cache) * step // steps
-            progress = {"total": total, "cache": cache, "processed": processed, "time_ms": 1000 * seconds * step / steps}
+            progress = {
+                "total": total,
+                "cache": cache,
+                "processed": processed,
+                "time_ms": 1000 * seconds * step / steps,
+            }
             self.event({"choices": [], "prompt_progress": progress})
             time.sleep(seconds / steps)
 

@@ -1,330 +1,23 @@
 """The web page in a real Chromium, headless.
 
     pip install selenium pytest; apt-get install chromium chromium-driver
-    pytest e2e/test_page.py
+    pytest e2e/test_page.py e2e/test_page_parts.py
 
-Tests that need a certain answer talk to the mock of `mock.py`; the last ones talk to a real server.
+Tests that need a certain answer talk to the mock of `mock.py`; the last one talks to a real server.
 HADAL_SCREENSHOTS=DIR keeps a picture of every view that is worth a look.
 """
 
 import json
-import os
 import re
-import shutil
 import time
-from pathlib import Path
 
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
-from mock import CODE, HOSTILE, MARKDOWN, PAGE, REASONING, Mock
+from mock import CODE, REASONING, Mock
 
-DESKTOP = (1280, 860)
-PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-
-
-class Page:
-    """The browser, seen as a person sees it."""
-
-    def __init__(self, driver):
-        self.driver = driver
-
-    def open(self, url, address=""):
-        self.driver.get(url + "/" + address)
-        self.until(lambda: self.js("return document.readyState") == "complete")
-
-    def js(self, script, *arguments):
-        return self.driver.execute_script(script, *arguments)
-
-    def module(self, name, expression):
-        """What `expression` is, with `m` as the page's module of this name."""
-        script = f"const done = arguments[0]; import('/ui/{name}.js').then((m) => done({expression}), (e) => done(String(e)))"
-        return self.driver.execute_async_script(script)
-
-    def one(self, selector):
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector):
-        return self.driver.find_elements(By.CSS_SELECTOR, selector)
-
-    def text(self, selector):
-        return self.one(selector).text
-
-    def seen(self, selector):
-        # In one step, because the page may replace elements between two.
-        script = "return [...document.querySelectorAll(arguments[0])].some((e) => e.checkVisibility({ visibilityProperty: true }))"
-        return self.js(script, selector)
-
-    def until(self, holds, seconds=10):
-        return WebDriverWait(self.driver, seconds, poll_frequency=0.05).until(lambda _: holds())
-
-    def press(self, *keys):
-        ActionChains(self.driver).send_keys(*keys).perform()
-
-    def button(self, name, within="body"):
-        """The visible button of this name."""
-        named = [each for each in self.all(f"{within} button, {within} .button") if each.is_displayed()]
-        return next(each for each in named if name in (each.text, each.get_attribute("aria-label")))
-
-    def ask(self, text, wait=True):
-        self.one("#prompt").send_keys(text, Keys.ENTER)
-        self.until(lambda: self.one("#prompt").get_attribute("value") == "")
-        if wait:
-            self.idle()
-
-    def idle(self):
-        self.until(lambda: not self.seen("#stop"), 20)
-
-    def answers(self):
-        return [each.text for each in self.all(".answer > .prose")]
-
-    def focused(self):
-        return self.js("return document.activeElement.id")
-
-    def problems(self):
-        """What the browser complains about, but for refused requests, which it always notes."""
-        told = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
-        return [each for each in told if "Failed to load resource" not in each]
-
-    def picture(self, name):
-        folder = os.environ.get("HADAL_SCREENSHOTS")
-        if folder:
-            self.driver.save_screenshot(str(Path(folder) / f"{name}.png"))
-
-    def emulate(self, **features):
-        media = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
-
-    def phone(self):
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
-        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
-        self.emulate(hover="none", pointer="coarse")
-
-    def reset(self):
-        self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
-        self.emulate()
-        self.driver.get_log("browser")
-
-
-@pytest.fixture(scope="module")
-def driver():
-    binary, service = shutil.which("chromium"), shutil.which("chromedriver")
-    if not binary or not service:
-        pytest.fail("chromium and chromedriver are not on PATH; install the packages chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size={},{}".format(*DESKTOP)):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(service))
-    driver.set_script_timeout(20)
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture
-def page(driver):
-    page = Page(driver)
-    page.reset()
-    yield page
-    assert page.problems() == []
-
-
-@pytest.fixture
-def mock():
-    # A port of its own is an origin of its own: every test begins with an empty storage.
-    mock = Mock()
-    yield mock
-    mock.close()
-
-
-# The parts that only compute.
-
-
-def strip(value):
-    """Without the source lines, which only say what has to be rendered again."""
-    if isinstance(value, list):
-        return [strip(each) for each in value]
-    if isinstance(value, dict):
-        return {key: strip(each) for key, each in value.items() if key != "source"}
-    return value
-
-
-def paragraph(text):
-    return {"type": "paragraph", "text": text}
-
-
-def items(*texts):
-    return [{"checked": None, "blocks": [paragraph(text)]} for text in texts]
-
-
-BLOCKS = {
-    "": [],
-    "a\n  b\n\nc": [paragraph("a\nb"), paragraph("c")],
-    "## a b ##": [{"type": "heading", "level": 2, "text": "a b"}],
-    "#a": [paragraph("#a")],
-    "a\n---": [paragraph("a"), {"type": "rule"}],
-    "```rust ignore\nlet x;\n\n  y\n```\nz": [
-        {"type": "code", "language": "rust", "text": "let x;\n\n  y"},
-        paragraph("z"),
-    ],
-    "~~~\n```\n~~~~": [{"type": "code", "language": "", "text": "```"}],
-    "```\nnever closed\n# a": [{"type": "code", "language": "", "text": "never closed\n# a"}],
-    "``` a ` b": [paragraph("``` a ` b")],
-    "- a\n- b": [{"type": "list", "start": None, "loose": False, "items": items("a", "b")}],
-    "3. a\n4. b": [{"type": "list", "start": 3, "loose": False, "items": items("a", "b")}],
-    "- a\n\n- b": [{"type": "list", "start": None, "loose": True, "items": items("a", "b")}],
-    "- a\n* b": [
-        {"type": "list", "start": None, "loose": False, "items": items("a")},
-        {"type": "list", "start": None, "loose": False, "items": items("b")},
-    ],
-    "1. a\n  - b": [
-        {
-            "type": "list",
-            "start": 1,
-            "loose": False,
-            "items": [
-                {
-                    "checked": None,
-                    "blocks": [
-                        paragraph("a"),
-                        {"type": "list", "start": None, "loose": False, "items": items("b")},
-                    ],
-                }
-            ],
-        }
-    ],
-    "- ```\n  x\n  ```": [
-        {
-            "type": "list",
-            "start": None,
-            "loose": False,
-            "items": [{"checked": None, "blocks": [{"type": "code", "language": "", "text": "x"}]}],
-        }
-    ],
-    "It was in\n1968. A year": [paragraph("It was in\n1968. A year")],
-    "> a\n> > b\nc": [
-        {"type": "quote", "blocks": [paragraph("a"), {"type": "quote", "blocks": [paragraph("b\nc")]}]},
-    ],
-    "|a|b|\n|:-|-:|\n|1 \\| 2|\nafter": [
-        {"type": "table", "align": ["left", "right"], "head": ["a", "b"], "rows": [["1 | 2", ""]]},
-        paragraph("after"),
-    ],
-    "a | b\n-|-": [{"type": "table", "align": [None, None], "head": ["a", "b"], "rows": []}],
-    "a | b\n-|-|-": [paragraph("a | b\n-|-|-")],
-    "\\[\nx_1 * y_1\n\\]": [{"type": "math", "text": "x_1 * y_1"}],
-    "$$a\n\nb$$": [paragraph("$$a"), paragraph("b$$")],
-    "<div>": [paragraph("<div>")],
-    "a\0b": [paragraph("a\ufffdb")],
-}
-
-
-def link(href, *children):
-    return {"type": "link", "href": href, "children": list(children)}
-
-
-def strong(*children):
-    return {"type": "strong", "children": list(children)}
-
-
-def emphasis(*children):
-    return {"type": "emphasis", "children": list(children)}
-
-
-INLINE = {
-    "**a** and *b*": [strong("a"), " and ", emphasis("b")],
-    "***a** b*": [emphasis(strong("a"), " b")],
-    "*a **b***": [emphasis("a ", strong("b"))],
-    "**a": ["**a"],
-    "a_b_c * d": ["a_b_c * d"],
-    "**“中文”**字": [strong("“中文”"), "字"],
-    "~~a~~ ~b~": [{"type": "strike", "children": ["a"]}, " ~b~"],
-    "`` a`b `` `c": [{"type": "code", "text": "a`b"}, " `c"],
-    "*a `*` b*": [emphasis("a ", {"type": "code", "text": "*"}, " b")],
-    "\\*a\\* \\n": ["*a* \\n"],
-    "a\nb": ["a", {"type": "break"}, "b"],
-    "\\(x*y*z\\) $5 and $6": [{"type": "math", "text": "x*y*z"}, " $5 and $6"],
-    '[a *b*](https://x.y/(z) "t")': [link("https://x.y/(z)", "a ", emphasis("b"))],
-    "*[a](https://x.y) b*": [emphasis(link("https://x.y/", "a"), " b")],
-    "*a [b*](https://x.y)": ["*a ", link("https://x.y/", "b*")],
-    "[https://x.y](https://x.y).": [link("https://x.y/", "https://x.y"), "."],
-    "(https://x.y/z).": ["(", link("https://x.y/z", "https://x.y/z"), ")."],
-    "<https://x.y>": [link("https://x.y/", "https://x.y")],
-    "[a](javascript:b)": ["[a](javascript:b)"],
-    "[a](JaVaScRiPt:b) [c](data:d) [e](/f)": ["[a](JaVaScRiPt:b) [c](data:d) [e](/f)"],
-    "[a](https://)": ["[a](https://)"],
-    "![a](https://x.y/z.png)": [link("https://x.y/z.png", "a")],
-    "&lt;b&gt; &amp;amp; &copy;": ["<b> &amp; &copy;"],
-    "<b>a</b>": ["<b>a</b>"],
-}
-
-
-def test_markdown_is_taken_apart(page, mock):
-    page.open(mock.url)
-    for text, expected in BLOCKS.items():
-        assert strip(page.module("markdown", f"m.parse({json.dumps(text)})")) == expected, text
-    for text, expected in INLINE.items():
-        assert page.module("inline", f"m.parseInline({json.dumps(text)})") == expected, text
-
-
-def test_the_time_for_hostile_markdown_is_in_proportion(page, mock):
-    page.open(mock.url)
-    for module, call, pieces in (
-        ("inline", "parseInline", ("*a ", "**a*b_", "`a``", "[", "[a](", "$a", "\\(", '](b "', "*a **b ", "http://a.", "http://a" + "." * 9)),
-        ("markdown", "parse", ("> ", "- ", "- a\n", "$$x\n", "|a|b|\n|-|-|\n", "\\|", "```\n", " - a\n\n", "> a\nb\n", "# ")),
-    ):
-        for piece in pieces:
-            timed = f"(() => {{ const s = performance.now(); m.{call}({json.dumps(piece)}.repeat(40000)); return performance.now() - s; }})()"
-            # It is a fraction of a second. What grows with the square of the length takes minutes.
-            assert page.module(module, timed) < 5000, piece
-
-
-def test_an_event_stream_can_be_cut_anywhere(page, mock):
-    stream = "\ufeff: alive\n\ndata: {\"a\": 1}\r\n\r\nevent: b\ndata:x\rdata: y\r\rdata\n\nid: 3\n\ndata: ü🌊\n\ndata: cut off"
-    expected = [
-        {"event": "message", "data": '{"a": 1}'},
-        {"event": "b", "data": "x\ny"},
-        {"event": "message", "data": ""},
-        {"event": "message", "data": "ü🌊"},
-    ]
-    page.open(mock.url)
-    text = json.dumps(stream)
-    for size in (1, 2, 3, 5, 1000):
-        found = page.module("sse", f"(() => {{ const p = new m.EventParser(), t = {text}, all = []; for (let i = 0; i < t.length; i += {size}) all.push(...p.push(t.slice(i, i + {size}))); return all; }})()")
-        assert found == expected, size
-    # Characters are cut in two as well.
-    bytewise = f"(async () => {{ const bytes = new TextEncoder().encode({text}); const all = []; for await (const e of m.events(new ReadableStream({{start(c) {{ for (const b of bytes) c.enqueue(new Uint8Array([b])); c.close(); }}}}))) all.push(e); return all; }})()"
-    script = f"const done = arguments[0]; import('/ui/sse.js').then((m) => {bytewise}).then(done, (e) => done(String(e)))"
-    assert page.driver.execute_async_script(script) == expected
-
-
-def test_numbers_have_units(page, mock):
-    page.open(mock.url)
-    for expression, expected in {
-        "m.count(1204)": "1,204",
-        "m.count(null)": "–",
-        "m.rate(41.23)": "41.2 tokens/s",
-        "m.rate(0)": "0 tokens/s",
-        "m.percent(0.048)": "4.8 %",
-        "m.percent(NaN)": "–",
-        "m.duration(0.0421)": "42 ms",
-        "m.duration(0.9999)": "1.00 s",
-        "m.duration(125)": "2 min 5 s",
-        "m.duration(12000)": "3 h 20 min",
-        "m.bytes(3400000000)": "3.17 GiB",
-        "m.plural(1, 'token')": "1 token",
-    }.items():
-        assert page.module("format", expression) == expected, expression
-    assert page.module("api", "[m.retryAfter('7'), m.retryAfter(null), m.retryAfter('soon')]") == [7, None, None]
-    assert page.module("api", "m.retryAfter('Thu, 01 Jan 1970 00:00:30 GMT', 10000)") == 20
-    assert page.module("chart", "[0, 0.03, 1, 180, 201].map(m.niceTop)") == [1, 0.05, 1, 200, 250]
-    reading = "m.readingState({total: 8000, cache: 1000, processed: 4500, time_ms: 1750})"
-    assert page.module("answer", reading) == {"share": 0.5625, "rate": 2000, "left": 1.75}
+pytest_plugins = ["browser"]
 
 
 # A conversation.
@@ -340,7 +33,9 @@ def test_an_answer_streams_and_tells_its_speed(page, mock):
     page.idle()
     assert page.answers() == ["Hello there. How deep shall we go?"]
     assert page.one(".answer").get_attribute("aria-busy") == "false"
-    assert re.fullmatch(r"\d+ ms to the first token · [\d.]+ tokens/s · 9 tokens · 50 % of the prompt cached", page.text(".stats"))
+    assert re.fullmatch(
+        r"\d+ ms to the first token · [\d.]+ tokens/s · 9 tokens · 50 % of the prompt cached", page.text(".stats")
+    )
     assert page.text("#context") == "19 of 4,096 tokens deep"
     assert page.text(".depth") == "19"
     assert page.driver.title == "hello you · Hadal"
@@ -400,7 +95,9 @@ def test_reasoning_is_folded_and_not_sent_again(page, mock):
     assert re.fullmatch(r"Thought for [\d.]+ (ms|s), 25 tokens", page.text(".reasoning summary"))
     assert not page.seen(".reasoning .prose")
     page.one(".reasoning summary").click()
-    page.until(lambda: page.text(".reasoning .prose").replace("\n\n", "\n") == REASONING.replace("*", "").replace("\n\n", "\n"))
+    page.until(
+        lambda: page.text(".reasoning .prose").replace("\n\n", "\n") == REASONING.replace("*", "").replace("\n\n", "\n")
+    )
     page.picture("reasoning")
     page.ask("hello")
     assert mock.bodies()[1]["messages"][1] == {"role": "assistant", "content": "About **10,935 m**."}
@@ -418,26 +115,6 @@ def test_markdown_becomes_elements(page, mock):
     assert page.text(f"{prose} pre.math") == "\\int_0^h \\rho g \\, dz = \\rho g h"
     links = [(each.get_attribute("href"), each.get_attribute("rel")) for each in page.all(f"{prose} a")]
     assert links == [(f"https://example.invalid/{path}", "noopener noreferrer nofollow") for path in ("deep", "a")]
-
-
-def test_a_growing_answer_is_what_the_whole_would_be(page, mock):
-    """Blocks that did not change keep their elements; the result must not depend on how the text came."""
-    page.open(mock.url)
-    text = json.dumps(MARKDOWN + CODE + HOSTILE)
-    script = f"""
-        const done = arguments[0];
-        import("/ui/render.js").then(({{ MarkdownView }}) => {{
-            const text = {text};
-            const [grown, whole] = [document.createElement("div"), document.createElement("div")];
-            const view = new MarkdownView(grown);
-            for (let end = 0; end < text.length; end += 37) view.update(text.slice(0, end));
-            view.update(text);
-            new MarkdownView(whole).update(text);
-            const first = grown.firstElementChild;
-            view.update(text + "!");
-            done([first === grown.firstElementChild, whole.isEqualNode(grown), (view.update(text), whole.isEqualNode(grown))]);
-        }});"""
-    assert page.driver.execute_async_script(script) == [True, False, True]
 
 
 def test_hostile_answers_stay_text(page, mock):
@@ -459,7 +136,9 @@ def test_hostile_answers_stay_text(page, mock):
 
 
 def test_copying(page, mock):
-    page.driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
+    page.driver.execute_cdp_cmd(
+        "Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    )
     page.open(mock.url)
     page.ask("code")
     clipboard = "const done = arguments[0]; navigator.clipboard.readText().then(done, (e) => done(String(e)))"
@@ -489,7 +168,7 @@ def test_stopping_keeps_what_came_and_tells_the_server(page, mock, how):
     page.idle()
     page.until(lambda: mock.left == 1)
     assert page.text(".note") == "Stopped."
-    assert page.answers()[0].startswith("0 1 2 3")
+    assert page.answers()[0].startswith("Number 0 is one.")
     assert "about" in page.text(".stats")
     page.ask("hello")
     assert page.answers()[1].startswith("Hello there")
@@ -664,7 +343,7 @@ def test_a_key_is_asked_for_and_lives_as_long_as_the_tab(page):
     page.one("#settings-key").send_keys(Keys.END, "x", Keys.ESCAPE)
     page.until(lambda: page.seen("#key-dialog"))
     page.press("secret", Keys.ENTER)
-    page.until(lambda: not page.seen("#key-dialog"))
+    page.until(lambda: mock.asked("/v1/models") == 6)
     # A key that has been withdrawn is asked for at the answer that failed, which then goes on.
     mock.keys = {"other"}
     page.ask("hello", wait=False)
@@ -761,7 +440,9 @@ def test_export_and_import(page, mock, tmp_path):
     page.until(lambda: titles(page) == [])
     page.one("#import-file").send_keys(str(file))
     page.until(lambda: titles(page) == ["reason"])
-    assert page.text("#list-note") == "1 conversation imported, 1 refused (number 2: turn 1: `parent` is no earlier turn)."
+    assert (
+        page.text("#list-note") == "1 conversation imported, 1 refused (number 2: turn 1: `parent` is no earlier turn)."
+    )
     page.one("#import-file").send_keys(str(file))
     page.until(lambda: page.text("#list-note").startswith("0 conversations imported, 1 here already"))
     (tmp_path / "other.json").write_text("{")
@@ -774,7 +455,9 @@ def test_storage_that_is_damaged_or_full(page, mock):
     page.js("localStorage.setItem('hadal.conversation.x', '{'); localStorage.setItem('hadal.settings', '[')")
     page.driver.refresh()
     page.until(lambda: page.text("#list-note") == "1 stored conversation cannot be read and was left as it is.")
-    page.js("for (let n = 0, s = 'x'.repeat(1 << 20); s; n += 1) try { localStorage.setItem(n, s) } catch { s = s.slice(s.length / 2 + 1) }")
+    page.js(
+        "for (let n = 0, s = 'x'.repeat(1 << 20); s; n += 1) try { localStorage.setItem(n, s) } catch { s = s.slice(s.length / 2 + 1) }"
+    )
     page.ask("hello")
     assert page.answers() == ["Hello there. How deep shall we go?"]
     assert page.text("#list-note").startswith("The browser's storage is full")
@@ -823,7 +506,9 @@ def test_everything_works_by_keyboard(page, mock):
         in_composer = at.get_attribute("id") == "prompt"
         assert in_composer or (style[0] != "none" and style[1] != "0px"), at.get_attribute("outerHTML")[:200]
         page.press(Keys.TAB)
-    controls = [each for each in page.all("a, button, textarea, select, summary") if each.is_displayed() and each.is_enabled()]
+    controls = [
+        each for each in page.all("a, button, textarea, select, summary") if each.is_displayed() and each.is_enabled()
+    ]
     missed = [each.get_attribute("outerHTML")[:120] for each in controls if each.id not in visited]
     assert missed == []
     unnamed = page.js(
@@ -877,7 +562,9 @@ def test_a_phone_has_one_column(page, mock):
         assert page.js(fits), word
     assert targets(page) == []
     # A browser enlarges the page when a field with smaller text is touched, and nothing may keep people from enlarging it.
-    sizes = page.js("return [...document.querySelectorAll('input:not([hidden]), textarea')].map((e) => parseFloat(getComputedStyle(e).fontSize))")
+    sizes = page.js(
+        "return [...document.querySelectorAll('input:not([hidden]), textarea')].map((e) => parseFloat(getComputedStyle(e).fontSize))"
+    )
     assert min(sizes) >= 16
     assert not re.search("maximum-scale|user-scalable", page.one("meta[name=viewport]").get_attribute("content"))
 
@@ -920,7 +607,16 @@ def test_texts_can_be_read_in_the_light_and_in_the_dark(page, mock, scheme):
     page.picture(f"{scheme}-chat")
     paper = page.js("return getComputedStyle(document.body).backgroundColor")
     assert (luminance(paper) < 0.1) == (scheme == "dark")
-    for selector in (".said", ".answer .prose", ".stats", ".answer .message", ".prose a", "#context p", ".depth", ".turn .quiet"):
+    for selector in (
+        ".said",
+        ".answer .prose",
+        ".stats",
+        ".answer .message",
+        ".prose a",
+        "#context p",
+        ".depth",
+        ".turn .quiet",
+    ):
         style = page.js(
             "const e = document.querySelector(arguments[0]); let b = e; while (getComputedStyle(b).backgroundColor === 'rgba(0, 0, 0, 0)') b = b.parentElement;"
             "return [getComputedStyle(e).color, getComputedStyle(b).backgroundColor]",
@@ -939,14 +635,21 @@ def test_the_status_shows_what_the_server_does(page, mock):
     page.until(lambda: mock.asked("/stats") >= 4)
     page.until(lambda: "tokens/s" in page.text("section[aria-label=Generated] b"))
     facts = dict(zip([e.text for e in page.all("#facts dt")], [e.text for e in page.all("#facts dd")]))
-    assert (facts["State"], facts["Model"], facts["Context"], facts["Rejected"]) == ("ready", "hadal-mock", "4,096 tokens", "12")
+    assert (facts["State"], facts["Model"], facts["Context"], facts["Rejected"]) == (
+        "ready",
+        "hadal-mock",
+        "4,096 tokens",
+        "12",
+    )
     # Rates are differences of totals: the mock generates 140 tokens each second, give or take a wave of 40.
     generated = float(page.text("section[aria-label=Generated] b").split()[0])
     assert 90 < generated < 190
     assert len(page.all("section[aria-label=Generated] path")) == 1
     assert page.one("section[aria-label=Generated] path").get_attribute("d").count("L") >= 1
     assert re.fullmatch(r"\d+ %", page.text("section[aria-label='Proposed tokens accepted'] b"))
-    assert page.text("section[aria-label='Cache on disk'] .hint").startswith("3.17 GiB of 8.00 GiB; 211 hits, 540 writes")
+    assert page.text("section[aria-label='Cache on disk'] .hint").startswith(
+        "3.17 GiB of 8.00 GiB; 211 hits, 540 writes"
+    )
     assert len(page.all("section[aria-label='Balance of experts'] rect")) == 61
     page.picture("status")
     page.js("scrollTo(0, 1e6)")
@@ -957,7 +660,10 @@ def test_the_status_shows_what_the_server_does(page, mock):
     page.until(lambda: not page.seen("section[aria-label='Balance of experts']"))
     page.until(lambda: page.text("section[aria-label=Generated] b") == "–")
     assert not page.seen("section[aria-label='Cache on disk']")
-    mock.totals = {name: {"count": 0, "p50": None, "p95": None, "p99": None} for name in ("ttft_seconds", "itl_seconds", "e2e_seconds")}
+    mock.totals = {
+        name: {"count": 0, "p50": None, "p95": None, "p99": None}
+        for name in ("ttft_seconds", "itl_seconds", "e2e_seconds")
+    }
     page.until(lambda: page.text("section[aria-label='Time to the first token'] .hint") == "None in the last minute.")
 
 
@@ -990,26 +696,11 @@ def test_a_status_that_fails_says_so_and_comes_back(page, mock):
     page.open(mock.url, "#status")
     page.until(lambda: page.seen("#status-error"))
     assert page.text("#status-error .message") == "the engine does not answer"
+    assert not page.seen("#facts")
     page.picture("status-error")
     mock.stats_error = None
     page.button("Try again").click()
     page.until(lambda: page.seen("#cards") and not page.seen("#status-error"))
-
-
-# The files.
-
-
-def test_the_files_are_small_and_keep_the_policy():
-    files = {path.name: path.read_text() for path in PAGE.iterdir()}
-    assert sum(len(text.encode()) for text in files.values()) < 140_000
-    html = files["index.html"]
-    assert re.search(r"\sstyle=|\son\w+=|<style|<script(?![^>]*src)", html) is None
-    named = set(re.findall(r'(?:href|src)="ui/([^"]+)"', html))
-    for name, text in files.items():
-        if name.endswith(".js"):
-            assert re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", text) is None, name
-            named |= set(re.findall(r'from "\./([^"]+)"', text))
-    assert named | {"index.html"} == set(files), "a file that nothing loads, or the other way round"
 
 
 # The real server, whose fixture stands in conftest.py.
@@ -1032,5 +723,7 @@ def test_a_real_server_answers(page, server):
     assert page.text(".answer .steps span") == "2 / 2"
     page.js("location.hash = '#status'")
     page.until(lambda: page.seen("#cards"))
-    page.until(lambda: page.text("#facts div:first-child dd") == "ready" and page.all("section[aria-label=Generated] path"))
+    page.until(
+        lambda: page.text("#facts div:first-child dd") == "ready" and page.all("section[aria-label=Generated] path")
+    )
     assert not page.seen("#status-error")

@@ -86,7 +86,7 @@ export class LineChart {
     const shown = this.#hovered(x) ?? this.#samples.at(-1);
     this.#lines.forEach(({ value }, index) => setText(value, this.#format(shown?.values[index] ?? null)));
     const ago = shown === undefined ? 0 : Math.round(now - shown.at);
-    setText(this.#when, this.#hover === null || ago === 0 ? "now" : `at ${ago} s ago`);
+    setText(this.#when, this.#hover === null || ago === 0 ? "now" : `${ago} s ago`);
     this.#cursor.setAttribute("visibility", this.#hover === null ? "hidden" : "visible");
     if (shown !== undefined) {
       this.#cursor.setAttribute("x1", x(shown.at));

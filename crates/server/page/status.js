@@ -19,13 +19,13 @@ const SHARE_SECONDS = 30;
 const CHARTS = [
   {
     title: "Generated",
-    lines: ["now"],
+    lines: ["rate"],
     format: rate,
     values: (now, before) => [perSecond(now, before, "generation_tokens_total")],
   },
   {
     title: "Prompts read",
-    lines: ["now"],
+    lines: ["rate"],
     format: rate,
     values: (now, before) => [perSecond(now, before, "prompt_tokens_total")],
   },
@@ -126,7 +126,6 @@ export class Status {
   constructor() {
     byId("facts").append(...this.#facts.map(({ name, place }) => el("div", {}, el("dt", {}, name), place)));
     byId("cards").append(...this.#charts.map(({ chart }) => chart.root), this.#experts.root);
-    byId("cards").hidden = true;
     this.#error.querySelector(".retry").addEventListener("click", () => this.#poll());
     document.addEventListener("visibilitychange", () => this.#schedule(0));
   }
@@ -181,6 +180,7 @@ export class Status {
     this.#history.push(now);
     this.#history = this.#history.filter((sample) => sample.at >= at - WINDOW_SECONDS);
 
+    byId("facts").hidden = false;
     byId("cards").hidden = false;
     for (const { value, place } of this.#facts) setText(place, value(now));
     for (const each of this.#charts) {
