@@ -1,5 +1,5 @@
-//! Ceilings. The tests of hostile grammars say what they are worth: with a vocabulary of 128 thousand tokens, what a schema
-//! of a common kind takes at a draw is some tens of microseconds, and the worst that was found some tens of milliseconds.
+//! Ceilings, chosen so that nothing that gets through takes more than seconds to compile, or more than some tenths of a
+//! second at a draw, where a common schema takes microseconds. The tests of hostile grammars know the ways there.
 
 use llguidance::api::ParserLimits;
 
