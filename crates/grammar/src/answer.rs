@@ -28,6 +28,10 @@ impl Answer {
 
     /// Finds out which tokens are allowed, and whether the answer may end. The parser keeps what it finds for next time.
     pub(crate) fn look(&mut self) -> Result<bool, AnswerError> {
+        if self.is_complete() {
+            self.allowed.words.clear();
+            return Ok(true);
+        }
         let end = self.matcher.is_accepting().map_err(AnswerError::parser)?;
         self.allowed.words = match self.matcher.compute_mask() {
             Ok(mask) => mask.into(),
@@ -40,6 +44,10 @@ impl Answer {
             return Err(AnswerError::Stuck);
         }
         Ok(end)
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.matcher.is_error()
     }
 
     pub(crate) fn into_matcher(self) -> Matcher {

@@ -44,6 +44,9 @@ pub(crate) fn check(grammar: &Grammar) -> Result<(), Error> {
                 if !names.insert(name) {
                     return Err(Error::DuplicateName(name.clone()));
                 }
+                if !parameters.as_ref().is_none_or(is_of_objects) {
+                    return Err(Error::Parameters(name.clone()));
+                }
                 bytes += parameters.as_ref().map_or(Ok(0), |schema| check_schema(kind, schema))?;
             }
             at_most("bytes together with the others", bytes, limits::BYTES)
@@ -63,41 +66,54 @@ fn check_name(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a schema can be one of arguments; without a type it is taken for one of objects.
+fn is_of_objects(schema: &Value) -> bool {
+    schema.as_object().is_some_and(|schema| schema.get("type").is_none_or(|of| of == "object"))
+}
+
 /// Refuses a schema that is too deep, too large, or refers to another document. The result is its size in bytes.
 ///
 /// A list instead of recursion: nothing is known of the depth yet.
 fn check_schema(kind: &'static str, schema: &Value) -> Result<usize, Error> {
-    let limit = |what, found, limit| Err(Error::Limit { kind, what, found, limit });
+    let at_most =
+        |what, found, limit| if found > limit { Err(Error::Limit { kind, what, found, limit }) } else { Ok(()) };
     let mut todo = vec![(schema, 1)];
-    let mut references = BTreeSet::new();
-    let mut values = 0;
+    let (mut references, mut patterns) = (BTreeSet::new(), BTreeSet::new());
+    let (mut values, mut alternatives) = (0, 0);
     while let Some((value, depth)) = todo.pop() {
         values += 1;
-        if values > limits::VALUES {
-            return limit("values", values, limits::VALUES);
-        }
+        at_most("values", values, limits::VALUES)?;
         match value {
-            Value::Object(_) | Value::Array(_) if depth > limits::DEPTH => {
-                return limit("levels", depth, limits::DEPTH);
+            Value::Array(items) => {
+                at_most("levels", depth, limits::DEPTH)?;
+                todo.extend(items.iter().map(|item| (item, depth + 1)));
             }
-            Value::Array(items) => todo.extend(items.iter().map(|item| (item, depth + 1))),
             Value::Object(entries) => {
-                if let Some(Value::String(reference)) = entries.get("$ref") {
-                    if !reference.starts_with('#') {
-                        return Err(Error::Reference(reference.clone()));
+                at_most("levels", depth, limits::DEPTH)?;
+                at_most("entries in one object", entries.len(), limits::ENTRIES)?;
+                for (key, entry) in entries {
+                    match (key.as_str(), entry) {
+                        ("$ref", Value::String(reference)) if !reference.starts_with('#') => {
+                            return Err(Error::Reference(reference.clone()));
+                        }
+                        ("$ref", Value::String(reference)) => {
+                            references.insert(reference);
+                            alternatives += 1;
+                        }
+                        ("anyOf" | "oneOf" | "allOf", Value::Array(schemas)) => alternatives += schemas.len(),
+                        ("patternProperties", Value::Object(entries)) => patterns.extend(entries.keys()),
+                        _ => {}
                     }
-                    references.insert(reference);
+                    todo.push((entry, depth + 1));
                 }
-                if entries.len() > limits::ENTRIES {
-                    return limit("entries in one object", entries.len(), limits::ENTRIES);
-                }
-                todo.extend(entries.values().map(|entry| (entry, depth + 1)));
             }
             _ => {}
         }
     }
-    if references.len() > limits::REFERENCES {
-        return limit("references", references.len(), limits::REFERENCES);
+    at_most("references", references.len(), limits::REFERENCES)?;
+    at_most("patterns of properties", patterns.len(), limits::PATTERNS)?;
+    if patterns.len() > 1 {
+        at_most("alternatives and references beside patterns of properties", alternatives, limits::ALTERNATIVES)?;
     }
     Ok(schema.to_string().len())
 }

@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use engine::{Constraint, Constraints, TokenSet};
+use engine::{Constraints, TokenSet};
 use llguidance::api::GrammarInit;
 use llguidance::toktrie::InferenceCapabilities;
 use llguidance::{Logger, Matcher, ParserFactory};
@@ -10,10 +10,10 @@ use tokenizer::Tokenizer;
 
 use crate::answer::Answer;
 use crate::check::check;
-use crate::error::{Error, said};
-use crate::grammar::Grammar;
+use crate::error::{AnswerError, Error, said};
+use crate::grammar::{Function, Grammar};
 use crate::limits;
-use crate::source::{ToolTokens, source};
+use crate::source::{ToolTokens, arguments, source};
 use crate::vocabulary::vocabulary;
 
 /// Compiles grammars for one vocabulary. It is made once for each model, as it walks all tokens several times.
@@ -61,28 +61,52 @@ impl Grammars {
             _ => (None, &self.text),
         };
         let kind = grammar.kind();
-        let compile = || {
-            let said = |error: &dyn fmt::Display| said(kind, &error.to_string());
-            let source = GrammarInit::Serialized(source(grammar, tokens));
-            let (quiet, plain) = (Logger::new(0, 0), InferenceCapabilities::default());
-            let parser = self.factory.create_parser_from_init_ext(source, quiet, plain, limits::parser(grammar));
-            let mut matcher = Matcher::new(Ok(parser.map_err(|error| said(&error))?));
-            // An empty text may be all there is, which shows only now.
-            matcher.consume_tokens(&[]).map_err(|error| said(&error))?;
-            let mut answer = Answer::new(matcher, permitted.clone(), None);
-            if !answer.is_complete() {
-                answer.look().map_err(|error| said(&error))?;
-            }
-            let matcher = answer.into_matcher();
-            if matcher.is_error() { Err(said(&"no text can be an answer")) } else { Ok(matcher) }
-        };
         let matcher = thread::scope(|scope| {
             let thread = thread::Builder::new().name("grammar".to_owned()).stack_size(limits::STACK);
             // llguidance turns its panics into errors; what is left is ours.
             let panicked = |_| said(kind, "the compiler failed; this is a fault of the program");
+            let compile = || self.matcher(grammar, tokens, permitted);
             thread.spawn_scoped(scope, compile)?.join().unwrap_or_else(|panic| Err(panicked(panic)))
-        })?;
-        Ok(Compiled { matcher: Arc::new(Mutex::new(matcher)), permitted: permitted.clone() })
+        });
+        match (matcher, grammar) {
+            (Ok(matcher), _) => Ok(Compiled { matcher: Arc::new(Mutex::new(matcher)), permitted: permitted.clone() }),
+            (Err(Error::Grammar { kind, message }), Grammar::Tools { functions, .. }) => {
+                Err(self.whose(functions).unwrap_or(Error::Grammar { kind, message }))
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// A parser at the beginning of an answer.
+    fn matcher(
+        &self,
+        grammar: &Grammar,
+        tokens: Option<&ToolTokens>,
+        permitted: &Arc<TokenSet>,
+    ) -> Result<Matcher, Error> {
+        let kind = grammar.kind();
+        let (quiet, plain) = (Logger::new(0, 0), InferenceCapabilities::default());
+        let source = GrammarInit::Serialized(source(grammar, tokens));
+        let parser = self.factory.create_parser_from_init_ext(source, quiet, plain, limits::parser(grammar));
+        let mut matcher = Matcher::new(Ok(parser.map_err(|error| said(kind, &error.to_string()))?));
+        // An empty text may be all there is, which shows only now.
+        matcher.consume_tokens(&[]).map_err(|error| said(kind, &error.to_string()))?;
+        let mut answer = Answer::new(matcher, permitted.clone(), None);
+        match answer.look() {
+            Ok(_) if !answer.has_failed() => Ok(answer.into_matcher()),
+            Ok(_) | Err(AnswerError::Stuck) => Err(said(kind, "there is no text that it allows")),
+            Err(error) => Err(said(kind, &error.to_string())),
+        }
+    }
+
+    /// The error of the first function whose schema is at fault: the compiler has seen them all as one grammar.
+    fn whose(&self, functions: &[Function]) -> Option<Error> {
+        functions.iter().find_map(|Function { name, parameters }| {
+            match self.compile(&Grammar::JsonSchema(arguments(parameters.as_ref()))) {
+                Err(Error::Grammar { message, .. }) => Some(Error::Function { name: name.clone(), message }),
+                _ => None,
+            }
+        })
     }
 }
 

@@ -31,11 +31,22 @@ pub enum Error {
     /// Two functions have one name.
     #[error("two functions are called {0:?}")]
     DuplicateName(String),
+    /// Arguments that are no object.
+    #[error("the parameters of the function {0:?} must be a schema of type \"object\"")]
+    Parameters(String),
     /// The compiler does not know what is written there, or it asks for too much.
     #[error("cannot use the {kind}: {message}")]
     Grammar {
         /// What was to be compiled.
         kind: &'static str,
+        /// What the compiler says.
+        message: String,
+    },
+    /// The compiler does not know what is written in the schema of one function.
+    #[error("cannot use the parameters of the function {name:?}: {message}")]
+    Function {
+        /// The function.
+        name: String,
         /// What the compiler says.
         message: String,
     },
@@ -52,9 +63,7 @@ pub enum Error {
 pub(crate) enum AnswerError {
     #[error("the grammar of the answer became too expensive to follow: {0}")]
     Parser(String),
-    #[error(
-        "the grammar of the answer has come to a place where no text can follow; does it name tokens by their ids?"
-    )]
+    #[error("the grammar of the answer leads to a place where no text can follow")]
     Stuck,
 }
 

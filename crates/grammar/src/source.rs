@@ -87,8 +87,8 @@ fn calls(format: ChatFormat, functions: &[Function], parallel: bool, tokens: &To
     rules.collect::<Vec<String>>().join("\n")
 }
 
-/// The schema of a function's arguments, which are an object whatever it says.
-fn arguments(parameters: Option<&Value>) -> Value {
+/// The schema of a function's arguments, which are an object also where it does not say so.
+pub(crate) fn arguments(parameters: Option<&Value>) -> Value {
     match parameters {
         None => json!({ "type": "object", "properties": {}, "additionalProperties": false }),
         Some(Value::Object(schema)) if !schema.contains_key("type") => {

@@ -13,7 +13,8 @@ const LONGEST: usize = 512;
 ///
 /// Control tokens have no bytes in it, so text cannot lead to them; a grammar that names one by its id is kept to `text` by
 /// whoever asks. The token of the single byte 0xFF is left out as well: llguidance marks control tokens with that byte, and
-/// no UTF-8 has it. So is a token that is longer than the tree can be deep. There is no token for the end: whether an answer may end is asked apart.
+/// no UTF-8 has it. So is a token that is longer than the tree can be deep. There is no token for the end: whether an answer
+/// may end is asked apart.
 ///
 /// The tree is said not to be canonical, which turns forced tokens off: text that can only go on in one way may still be cut
 /// into tokens as the model likes.

@@ -38,6 +38,14 @@ fn nested(n: usize, open: &str, inner: &str, close: &str) -> String {
     open.repeat(n) + inner + &close.repeat(n)
 }
 
+/// So many objects with so many patterns of properties, put together.
+fn patterns(n: usize, alternatives: usize) -> Value {
+    let patterns: serde_json::Map<String, Value> =
+        (0..n).map(|i| (format!("^(a|b)*a(a|b){{6}}c{i}$"), json!({}))).collect();
+    let half = json!({ "anyOf": vec![json!({ "patternProperties": patterns }); alternatives / 2] });
+    if alternatives == 0 { json!({ "patternProperties": patterns }) } else { json!({ "allOf": [half.clone(), half] }) }
+}
+
 #[test]
 fn what_is_too_large_is_refused_before_it_is_compiled() {
     let deep = (0..2000).fold(json!({}), |schema, _| json!({ "items": schema }));
@@ -54,6 +62,8 @@ fn what_is_too_large_is_refused_before_it_is_compiled() {
         (Grammar::JsonSchema(deep), "65 levels, but may have at most 64"),
         (Grammar::JsonSchema(json!({ "enum": many })), "16385 values"),
         (Grammar::JsonSchema(json!({ "properties": wide })), "1025 entries in one object"),
+        (Grammar::JsonSchema(patterns(9, 0)), "9 patterns of properties"),
+        (Grammar::JsonSchema(patterns(2, 20)), "22 alternatives and references beside patterns"),
         (Grammar::JsonSchema(long), "bytes, but may have at most 131072"),
         (Grammar::JsonSchema(json!({ "$defs": references, "$ref": "#/$defs/a0" })), "301 references"),
         (Grammar::Regex("a".repeat(200_000)), "200000 bytes"),
@@ -68,7 +78,14 @@ fn what_is_too_large_is_refused_before_it_is_compiled() {
         let error = compile(&grammar).unwrap_err();
         assert!(matches!(error, Error::Limit { .. }) && error.to_string().contains(want), "{error}");
     }
+    let parameters = |schema: Value| Function { name: "f".to_owned(), parameters: Some(schema) };
     for (grammar, want) in [
+        (
+            tools(vec![function("g"), parameters(json!({ "not": {} }))]),
+            "cannot use the parameters of the function \"f\": Unimpl",
+        ),
+        (tools(vec![parameters(json!({ "type": "string" }))]), "the parameters of the function \"f\" must be"),
+        (tools(vec![parameters(json!(true))]), "the parameters of the function \"f\" must be"),
         (Grammar::Choice(vec![]), "the list of choices is empty"),
         (Grammar::Choice(vec!["a".to_owned(), String::new()]), "choice 1 is an empty text"),
         (tools(vec![]), "the list of functions is empty"),
@@ -151,6 +168,7 @@ fn schemas_that_ask_for_much() {
         ("parentheses", pattern(&nested(5000, "(", "a", ")"))),
         ("letters", pattern(r"^(\p{L}|\p{N}){200}$")),
         ("patterns", json!({ "patternProperties": { "^(a|b)*a(a|b){20}$": {}, "^(b|a)*b(a|b){21}$": {} } })),
+        ("many patterns", patterns(8, 14)),
         ("multiple", json!({ "type": "integer", "multipleOf": 999_983, "minimum": 10, "maximum": 1e300 })),
         ("multiples", json!({ "allOf": [{ "type": "integer", "multipleOf": 99_991 }, { "multipleOf": 99_989 }] })),
         ("fine multiple", json!({ "type": "number", "multipleOf": 1e-300 })),
@@ -222,6 +240,8 @@ fn other_grammars_that_ask_for_much() {
     let rules = rules.concat();
     let terminals: Vec<String> = (0..998).map(|i| format!("T{i}: T{} | \"{i}\"\n", i + 1)).collect();
     let terminals = terminals.concat();
+    let mut rng = Rng::new(9, "letters", 0);
+    let letters: String = (0..20_000).map(|_| char::from(b'a' + rng.below(4) as u8)).collect();
     for (name, lark) in [
         ("parentheses", format!("start: {}", nested(30_000, "(", "\"a\"", ")"))),
         ("not", format!("start: {}\"a\"", "~".repeat(100_000))),
@@ -238,6 +258,7 @@ fn other_grammars_that_ask_for_much() {
         ("nested", format!("start: {}", nested(40, "%lark { start: ", "\"a\"", " }"))),
         ("json", format!("start: %json {}", nested(120, "{\"items\":", "{}", "}"))),
         ("words", format!("start: W\nW: %regex {{ \"substring_words\": {:?} }}", "a b ".repeat(10_000))),
+        ("characters", format!("start: W\nW: %regex {{ \"substring_chars\": {letters:?} }}")),
         ("no start", "begin: \"a\"".to_owned()),
         ("nothing", String::new()),
         ("noise", "\u{0}%%:@<[}{".repeat(50)),
@@ -251,6 +272,7 @@ fn other_grammars_that_ask_for_much() {
         ("parentheses", nested(10_000, "(", "a", ")")),
         ("counts", "((a{1000}){1000}){1000}".to_owned()),
         ("automaton", "(a|b)*a(a|b){25}".to_owned()),
+        ("any case", r"(?i)(\w|\p{L}){500}".to_owned()),
         ("choices", (0..8000).map(|i| i.to_string()).collect::<Vec<_>>().join("|")),
         ("look-around", "(?=a)b".to_owned()),
         ("backwards", r"(a)\1".to_owned()),

@@ -67,3 +67,11 @@ fn one_call_of_one_function_is_one() {
         }
     }
 }
+
+/// Whoever serves many at once shares what is compiled.
+#[test]
+fn what_is_compiled_may_be_shared() {
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<grammar::Grammars>();
+    is_shared::<grammar::Compiled>();
+}
