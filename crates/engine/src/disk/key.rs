@@ -151,6 +151,15 @@ mod tests {
     }
 
     #[test]
+    fn a_block_has_the_bytes_that_the_documentation_says() {
+        // 61 layers of 512 + 64 numbers, without the weights of such a model.
+        let layer = |kind| ops::mla_decode::Latents::new(kind, 512, 64).block_bytes();
+        assert_eq!(61 * layer(CacheKind::Bf16), 64 * 70_272);
+        assert_eq!(27 * layer(CacheKind::Bf16), 1_990_656);
+        assert_eq!(8 * ops::mla_decode::Latents::new(CacheKind::Bf16, 128, 32).block_bytes(), 163_840);
+    }
+
+    #[test]
     fn a_name_is_that_of_all_tokens_so_far() {
         let prompt: Vec<u32> = (0..200).collect();
         let of = |prompt: &[u32]| names(Key([7; 32]), prompt);

@@ -2,7 +2,8 @@
 //!
 //! A block is 64 tokens of a prompt in all layers, and a file of its own: 352 bytes and, for DeepSeek-V3 in bf16,
 //! 61 layers × 64 tokens × (512 + 64) numbers × 2 bytes = 4,497,408 bytes, which is 70,272 bytes a token. A prompt of
-//! 65,536 tokens is 1,024 files and 4.6 GB, read in seconds where running over it takes minutes.
+//! 65,536 tokens is 1,024 files and 4.6 GB, read in seconds where running over it takes minutes. Moonlight has 27 layers of
+//! the same width, 1,990,656 bytes a block; the preset `small`, 8 layers of 128 + 32 numbers, 163,840.
 //!
 //! Blocks are written when they are first made, by a thread of its own from a queue that ends: what does not fit is left
 //! out and tried again when it is used, when it leaves memory, and at the end. They are read one by one as a prompt needs
