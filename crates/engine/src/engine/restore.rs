@@ -49,10 +49,9 @@ impl Engine<'_> {
         }
         while let Some(disk) = self.disk.clone() {
             let running = &self.running[i];
-            let request = &running.job.request;
             let at = running.shared;
-            // As in memory: the last token is always run over.
-            let is_there = (at + 1) * BLOCK_TOKENS < request.prompt.len() && disk.has(&running.names[at]);
+            // As in memory: tokens whose logits are wanted are always run over.
+            let is_there = (at + 1) * BLOCK_TOKENS <= running.job.knowable() && disk.has(&running.names[at]);
             if !is_there {
                 break;
             }
