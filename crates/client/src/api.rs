@@ -76,6 +76,9 @@ impl Api {
             .tls_backend_preconfigured(tls::config(parsed.scheme() == "https")?)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            // A server may close a connection that waits just when the next request is sent on it, and then nobody knows
+            // whether it was read. Requests of different users have connections of their own anyway.
+            .pool_max_idle_per_host(0)
             .connect_timeout(timeouts.connect)
             .user_agent(concat!("hadal/", env!("CARGO_PKG_VERSION")))
             .build()
