@@ -148,6 +148,5 @@ async fn answer(api: &Api, body: &Value, out: &mut dyn FnMut(Piece) -> std::io::
         answer.usage = chunk.usage.or(answer.usage);
     }
     answer.times.total = started.elapsed();
-    stream.finish().await;
     Ok(answer)
 }

@@ -1,5 +1,4 @@
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use reqwest::Response;
 use serde_json::Value;
@@ -9,9 +8,6 @@ use crate::api::Timeouts;
 use crate::error::{ApiError, Error, Wait, excerpt};
 use crate::sse::{Event, MAX_EVENT_BYTES, Parser};
 use crate::wire::Chunk;
-
-/// How long the end of a connection's answer is waited for, to use the connection again.
-const DRAIN: Duration = Duration::from_millis(200);
 
 /// An answer as it comes. Dropping it closes the connection, which tells the server that nobody waits any more.
 pub struct Stream {
@@ -65,11 +61,6 @@ impl Stream {
             })?;
         }
         Ok(None)
-    }
-
-    /// Reads what comes after `[DONE]`, which is nothing, so that the connection can be used again.
-    pub async fn finish(mut self) {
-        while let Ok(Ok(Some(_))) = timeout(DRAIN, self.response.chunk()).await {}
     }
 
     fn read(&self, event: &Event) -> Result<Chunk, Error> {

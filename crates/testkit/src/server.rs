@@ -35,6 +35,8 @@ pub enum Step {
     Piece(Vec<u8>),
     /// Nothing for a while.
     Pause(Duration),
+    /// The end of the answer, where something is to come after it; without this step it comes after the last one.
+    End,
     /// The connection ends here.
     Cut,
 }
@@ -97,6 +99,9 @@ impl Step {
     }
 }
 
+/// The last chunk of an answer that comes in chunks.
+const END: &[u8] = b"0\r\n\r\n";
+
 fn serve(
     connection: TcpStream,
     log: &Mutex<Vec<Request>>,
@@ -125,10 +130,11 @@ fn serve(
                     writer.write_all(&chunk)?;
                 }
                 Step::Pause(time) => std::thread::sleep(time),
+                Step::End => writer.write_all(END)?,
                 Step::Cut => return writer.shutdown(std::net::Shutdown::Both),
             }
         }
-        writer.write_all(b"0\r\n\r\n")?;
+        writer.write_all(END)?;
     }
     Ok(())
 }

@@ -122,7 +122,7 @@ async fn work<B: Backend>(
     let mut tasks = JoinSet::new();
     // The first error that makes going on pointless. Requests that are under way may still end well.
     let mut fatal = None;
-    let mut shown = Instant::now() - TICK;
+    let mut shown: Option<Instant> = None;
     let is_interrupted = loop {
         let is_stopped = stop.load(Ordering::Relaxed);
         while fatal.is_none() && !is_stopped && tasks.len() < plan.concurrency {
@@ -131,27 +131,25 @@ async fn work<B: Backend>(
             let request = request?;
             tasks.spawn(async move { asker.ask(&request).await });
         }
-        if is_stopped || tasks.is_empty() {
-            break is_stopped;
-        }
-        // A timeout here is a tick and nothing else.
-        if let Ok(Some(ended)) = timeout(TICK, tasks.join_next()).await {
-            match ended.expect("a request neither panics nor is aborted while it is waited for") {
-                Ok(Some(Answer { line, is_success })) => {
-                    output.add(&line)?;
-                    *(if is_success { &mut progress.succeeded } else { &mut progress.failed }) += 1;
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    asker.give_up();
-                    fatal.get_or_insert(error);
-                }
+        // A run that stops waits for nobody, but writes down what has come.
+        let ended =
+            if is_stopped { tasks.try_join_next() } else { timeout(TICK, tasks.join_next()).await.ok().flatten() };
+        match ended.map(|ended| ended.expect("a request neither panics nor is aborted while it is waited for")) {
+            Some(Ok(Some(Answer { line, is_success }))) => {
+                output.add(&line)?;
+                *(if is_success { &mut progress.succeeded } else { &mut progress.failed }) += 1;
             }
+            Some(Err(error)) => {
+                asker.give_up();
+                fatal.get_or_insert(error);
+            }
+            None if is_stopped || tasks.is_empty() => break is_stopped,
+            None | Some(Ok(None)) => {}
         }
         progress.retries = asker.retries.load(Ordering::Relaxed);
-        if shown.elapsed() >= TICK {
+        if shown.is_none_or(|shown| shown.elapsed() >= TICK) {
             on_progress(&progress);
-            shown = Instant::now();
+            shown = Some(Instant::now());
         }
     };
     output.sync()?;

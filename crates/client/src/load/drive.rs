@@ -201,7 +201,6 @@ async fn answer(api: &Api, path: &str, body: &Value, origin: Instant, sample: &m
         sample.usage = chunk.usage.or(sample.usage.take());
     }
     sample.ended = origin.elapsed().as_secs_f64();
-    stream.finish().await;
     Ok(())
 }
 

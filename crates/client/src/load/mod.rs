@@ -19,4 +19,4 @@ pub use drive::{Progress, run};
 pub use plan::{Arrivals, Plan};
 pub use prompts::{Dataset, Prompts, RandomTokens};
 pub use sample::{Failure, Run, Sample};
-pub use statistics::{ErrorCount, Goodput, Report, Slo, Summary, percentile};
+pub use statistics::{ErrorCount, Goodput, Report, Slo, Summary};

@@ -257,7 +257,7 @@ impl Summary {
 
 /// The `percent`th percentile of sorted values: linear between the two nearest ones, as NumPy's default is (type 7 of
 /// Hyndman and Fan). `None` of no values.
-pub fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
+fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
     let at = percent / 100.0 * (sorted.len().checked_sub(1)? as f64);
     let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
     Some(below + (above - below) * at.fract())

@@ -95,19 +95,20 @@ fn a_busy_server_is_asked_again_when_it_says() {
 fn while_a_server_wants_no_requests_nobody_asks() {
     let server = Server::start(|number, request| match number {
         0 => Step::json_with(503, vec![("retry-after", "1".to_owned())], &error("full", "overloaded")),
-        _ => echo(number, request),
+        // Those that were sent beside the first end after it.
+        _ => [vec![Step::Pause(Duration::from_millis(50))], echo(number, request)].concat(),
     });
     let (_dir, plan) = folder(20);
     let started = Instant::now();
     let mut before = 0;
-    let outcome =
-        batch::run(api(&server), &Plan { concurrency: 1, ..plan.clone() }, &AtomicBool::new(false), &mut |_| {
-            if started.elapsed() < Duration::from_millis(900) {
-                before = server.requests().len();
-            }
-        });
-    assert_eq!(outcome.expect("a run").progress.succeeded, 20);
-    assert_eq!(before, 1);
+    let outcome = batch::run(api(&server), &plan, &AtomicBool::new(false), &mut |_| {
+        if started.elapsed() < Duration::from_millis(900) {
+            before = server.requests().len();
+        }
+    });
+    let progress = outcome.expect("a run").progress;
+    assert_eq!((progress.succeeded, progress.retries), (20, 1));
+    assert_eq!(before, 3);
 }
 
 #[test]

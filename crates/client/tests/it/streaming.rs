@@ -109,6 +109,21 @@ fn a_key_does_not_follow_a_redirect() {
 }
 
 #[test]
+fn a_server_may_close_a_connection_that_waits() {
+    // Just when the next request would be sent on it.
+    let server = Server::start(|_, _| {
+        let mut steps = Step::json(200, &json!({ "data": [] }));
+        steps.extend([Step::End, Step::Pause(Duration::from_millis(1)), Step::Cut]);
+        steps
+    });
+    let api = api(&server);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for _ in 0..50 {
+        runtime.block_on(api.post(CHAT, &json!({}))).expect("an answer");
+    }
+}
+
+#[test]
 fn waiting_has_an_end() {
     let short = Duration::from_millis(100);
     let slow = Duration::from_secs(2);
@@ -128,13 +143,13 @@ fn waiting_has_an_end() {
     // Comments keep a stream alive.
     let server = Server::start(move |_, _| {
         let mut steps = vec![Step::events()];
-        for _ in 0..5 {
-            steps.extend([Step::Piece(b": wait\n\n".to_vec()), Step::Pause(Duration::from_millis(60))]);
+        for _ in 0..6 {
+            steps.extend([Step::Piece(b": wait\n\n".to_vec()), Step::Pause(Duration::from_millis(250))]);
         }
         steps.push(Step::done());
         steps
     });
-    let api = Api::new(&server.url(), None, limits(Duration::from_millis(200), Duration::from_millis(200)));
+    let api = Api::new(&server.url(), None, limits(Duration::from_secs(1), Duration::from_secs(1)));
     chunks(&api.expect("an address")).1.expect("it was alive");
 }
 
