@@ -101,7 +101,7 @@ fn request_id(headers: &HeaderMap) -> String {
 fn check(app: &App, request: &Request) -> Result<Caller, ApiError> {
     let headers = request.headers();
     let Some(keys) = &app.keys else {
-        check_host(app, headers)?;
+        check_host(&app.options.hosts, headers)?;
         return Ok(Caller { name: String::new(), scope: Scope::Admin });
     };
     keys.check(request.uri().path(), headers).inspect_err(|error| {
@@ -113,7 +113,7 @@ fn check(app: &App, request: &Request) -> Result<Caller, ApiError> {
 
 /// Without keys, whoever reaches the port may ask. A page of another site in the user's own browser reaches it too, if it
 /// lets its name point here; but then the browser says that name.
-fn check_host(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+pub(crate) fn check_host(hosts: &[String], headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(host) = headers.get(header::HOST) else { return Ok(()) };
     let host = host.to_str().unwrap_or("?");
     let name = match host.strip_prefix('[') {
@@ -122,7 +122,7 @@ fn check_host(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
     };
     let is_known = name.parse::<std::net::IpAddr>().is_ok()
         || name.eq_ignore_ascii_case("localhost")
-        || app.options.hosts.iter().any(|known| known.eq_ignore_ascii_case(name));
+        || hosts.iter().any(|known| known.eq_ignore_ascii_case(name));
     if is_known {
         return Ok(());
     }

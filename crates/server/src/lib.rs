@@ -154,14 +154,20 @@ impl Drop for Server {
     }
 }
 
-/// Puts keys before everything that `router` answers but its health. For servers that are not a [`Server`].
-pub fn with_keys(router: Router, keys: Keys) -> Router {
-    let keys = Arc::new(keys);
+/// Puts the doors of a [`Server`] before something else that serves: keys before everything that `router` answers but its
+/// health, or without keys a look at the name under which it is asked.
+pub fn guarded(router: Router, keys: Option<Keys>, hosts: Vec<String>) -> Router {
+    let doors = Arc::new((keys, hosts));
     router.layer(axum::middleware::from_fn(move |request: Request, next: Next| {
-        let keys = keys.clone();
+        let doors = doors.clone();
         async move {
-            match keys.check(request.uri().path(), request.headers()) {
-                Ok(_) => next.run(request).await,
+            let (path, headers) = (request.uri().path(), request.headers());
+            let checked = match &*doors {
+                (Some(keys), _) => keys.check(path, headers).map(|_| ()),
+                (None, hosts) => doors::check_host(hosts, headers),
+            };
+            match checked {
+                Ok(()) => next.run(request).await,
                 Err(error) => doors::respond(&error, doors::Dialect::OpenAi, ""),
             }
         }

@@ -19,10 +19,7 @@ pub(crate) async fn serve(args: &Serve, limits: listen::Limits, keys: Option<Key
     let (listener, address) = bind(args).await?;
     eprintln!("hadal hands requests on http://{address} to {} servers", args.router.len());
     let health = gateway.watch();
-    let router = match keys {
-        Some(keys) => server::with_keys(gateway.router(), keys),
-        None => gateway.router(),
-    };
+    let router = server::guarded(gateway.router(), keys, args.allow_host.clone());
     let shutdown = async {
         signals.first().await;
         gateway.drain();
