@@ -37,7 +37,6 @@ use std::thread::JoinHandle;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::routing::{get, post};
 
@@ -95,10 +94,8 @@ impl Server {
             router = router.route("/", get(page::index)).route("/ui/{file}", get(page::part));
         }
         router
-            .fallback(async || not_here(StatusCode::NOT_FOUND, "there is nothing under this path"))
-            .method_not_allowed_fallback(async || {
-                not_here(StatusCode::METHOD_NOT_ALLOWED, "this path is asked with another method")
-            })
+            .fallback(handlers::no_path)
+            .method_not_allowed_fallback(handlers::other_method)
             // Bodies are read by `body`, within its own limits.
             .layer(DefaultBodyLimit::disable())
             .layer(axum::middleware::from_fn_with_state(app.clone(), doors::pass))
@@ -160,9 +157,4 @@ pub fn with_keys(router: Router, keys: Keys) -> Router {
             }
         }
     }))
-}
-
-fn not_here(status: StatusCode, message: &str) -> axum::response::Response {
-    let code = if status == StatusCode::NOT_FOUND { "not_found" } else { "method_not_allowed" };
-    doors::respond(&ApiError::new(status, code, message), doors::Dialect::OpenAi, "")
 }
