@@ -321,11 +321,11 @@ def test_stop(chat):
     assert chat(max_tokens=30, stop=text + "§").choices[0].message.content == text
 
 
-def test_what_shapes_the_drawing(chat, client):
-    greedy = chat(logprobs=True, max_tokens=12).choices[0]
-    first = post_tokens(client, greedy.logprobs.content[0].token)
-    banned = chat(logit_bias={first: -100}, logprobs=True).choices[0]
-    assert banned.logprobs.content[0].bytes != greedy.logprobs.content[0].bytes
+def test_what_shapes_the_drawing(server, chat):
+    greedy = chat(logprobs=True, top_logprobs=2, max_tokens=12).choices[0].logprobs.content[0]
+    tokens = post(server, "/tokenize", {"prompt": greedy.token, "add_special_tokens": False}).json()["tokens"]
+    banned = chat(logit_bias={str(tokens[0]): -100}, logprobs=True).choices[0].logprobs.content[0]
+    assert len(tokens) == 1 and banned.bytes == greedy.top_logprobs[1].bytes, "the second is the first without the first"
     forced = chat(logit_bias={THINK_END: 0, "42": 100}, logprobs=True, max_tokens=3).choices[0]
     assert len({tuple(token.bytes) for token in forced.logprobs.content}) == 1
     for penalty in ["frequency_penalty", "presence_penalty"]:
@@ -338,13 +338,6 @@ def test_what_shapes_the_drawing(chat, client):
     for field, value in [("top_k", 1), ("min_p", 1.0)]:
         one = chat(temperature=1.9, seed=1, extra_body={field: value}).choices[0].message.content
         assert one == chat().choices[0].message.content, field
-
-
-def post_tokens(client, text):
-    """The id of a text that is one token."""
-    tokens = client.post("/../tokenize", body={"prompt": text, "add_special_tokens": False}, cast_to=object)["tokens"]
-    assert len(tokens) == 1
-    return str(tokens[0])
 
 
 def test_formats(chat):
@@ -622,4 +615,4 @@ def test_an_answer_that_takes_too_long(serve):
     with pytest.raises(openai.APIError) as error:
         list(client.chat.completions.create(stream=True, **LONG))
     assert error.value.code == "request_timeout", "an error in the middle of a stream is an event that the package raises"
-    assert metric(server, "hadal_running_requests") == 0
+    wait_for("both are let go", lambda: metric(server, "hadal_running_requests") == 0, 5)
