@@ -19,11 +19,25 @@ pub(crate) struct RequestId(pub(crate) String);
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// How errors are written.
+/// How errors are written, and what the two interfaces have under the same path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     OpenAi,
     Anthropic,
+}
+
+impl Dialect {
+    /// The one that somebody speaks who asks for `path`.
+    pub(crate) fn of(path: &str, headers: &HeaderMap) -> Self {
+        let is_theirs = path == "/v1/messages" || path.starts_with("/v1/messages/");
+        // Both have models, and only one has a header for its version.
+        let is_shared = path == "/v1/models" || path.starts_with("/v1/models/");
+        if is_theirs || (is_shared && headers.contains_key("anthropic-version")) {
+            Self::Anthropic
+        } else {
+            Self::OpenAi
+        }
+    }
 }
 
 /// The way in and out.
@@ -31,7 +45,7 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, mut request: Request, next
     let id = request_id(request.headers());
     let path =
         request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
-    let dialect = if path.starts_with("/v1/messages") { Dialect::Anthropic } else { Dialect::OpenAi };
+    let dialect = Dialect::of(request.uri().path(), request.headers());
     let origin = allowed_origin(&app, request.headers());
     app.metrics.in_flight.inc();
     let response = match check(&app, &request) {
@@ -39,6 +53,7 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, mut request: Request, next
         Err(error) => respond(&error, dialect, &id),
         Ok(caller) => {
             request.extensions_mut().insert(RequestId(id.clone()));
+            request.extensions_mut().insert(dialect);
             request.extensions_mut().insert(caller);
             // What a request asks for cannot make a handler panic; if one does, the others do not notice.
             AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| {
@@ -50,7 +65,7 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, mut request: Request, next
     };
     app.metrics.in_flight.dec();
     app.metrics.http(&path, response.status().as_u16());
-    finish(response, &id, origin)
+    finish(response, dialect, &id, origin)
 }
 
 /// An error as a response.
@@ -73,16 +88,21 @@ pub(crate) fn respond(error: &ApiError, dialect: Dialect, id: &str) -> Response 
     response
 }
 
-fn finish(mut response: Response, id: &str, origin: Option<HeaderValue>) -> Response {
+fn finish(mut response: Response, dialect: Dialect, id: &str, origin: Option<HeaderValue>) -> Response {
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(id) {
+        if dialect == Dialect::Anthropic {
+            // Where clients of this interface look for it.
+            headers.insert(HeaderName::from_static("request-id"), id.clone());
+        }
         headers.insert(X_REQUEST_ID, id);
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(origin) = origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(header::VARY, HeaderValue::from_static("origin"));
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id, retry-after"));
+        let exposed = HeaderValue::from_static("x-request-id, request-id, retry-after");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
     response
 }
@@ -101,7 +121,7 @@ fn request_id(headers: &HeaderMap) -> String {
 fn check(app: &App, request: &Request) -> Result<Caller, ApiError> {
     let headers = request.headers();
     let Some(keys) = &app.keys else {
-        check_host(&app.options.hosts, headers)?;
+        check_host(&app.options.hosts, request)?;
         return Ok(Caller { name: String::new(), scope: Scope::Admin });
     };
     keys.check(request.uri().path(), headers).inspect_err(|error| {
@@ -113,13 +133,16 @@ fn check(app: &App, request: &Request) -> Result<Caller, ApiError> {
 
 /// Without keys, whoever reaches the port may ask. A page of another site in the user's own browser reaches it too, if it
 /// lets its name point here; but then the browser says that name.
-pub(crate) fn check_host(hosts: &[String], headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(host) = headers.get(header::HOST) else { return Ok(()) };
-    let host = host.to_str().unwrap_or("?");
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
+pub(crate) fn check_host(hosts: &[String], request: &Request) -> Result<(), ApiError> {
+    // A target that is a whole address names the host too.
+    let target = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let header = request.headers().get(header::HOST).map(HeaderValue::as_bytes);
+    target.into_iter().chain(header).try_for_each(|host| check_name(hosts, host))
+}
+
+fn check_name(hosts: &[String], host: &[u8]) -> Result<(), ApiError> {
+    let host = std::str::from_utf8(host).unwrap_or("?");
+    let name = host_name(host);
     let is_known = name.parse::<std::net::IpAddr>().is_ok()
         || name.eq_ignore_ascii_case("localhost")
         || hosts.iter().any(|known| known.eq_ignore_ascii_case(name));
@@ -131,6 +154,15 @@ pub(crate) fn check_host(hosts: &[String], headers: &HeaderMap) -> Result<(), Ap
         "this server has no keys and does not answer under the name {shown:?}; give it --allow-host {shown}, or keys"
     );
     Err(ApiError::new(StatusCode::FORBIDDEN, "host_not_allowed", message))
+}
+
+/// A host without its port. What is not written as a host is left as it is, and is no name that anybody knows.
+fn host_name(host: &str) -> &str {
+    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => (address, rest.strip_prefix(':').unwrap_or(rest)),
+        None => host.rsplit_once(':').unwrap_or((host, "")),
+    };
+    if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host }
 }
 
 /// The page's origin, if pages from there may ask.
@@ -150,4 +182,25 @@ fn preflight() -> Response {
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host_name;
+
+    #[test]
+    fn a_host_is_read_without_its_port() {
+        for (host, name) in [
+            ("localhost", "localhost"),
+            ("localhost:80", "localhost"),
+            ("[::1]", "::1"),
+            ("[::1]:80", "::1"),
+            ("[::1].page", "[::1].page"),
+            ("page:127.0.0.1", "page:127.0.0.1"),
+            ("localhost:80:page", "localhost:80:page"),
+            ("", ""),
+        ] {
+            assert_eq!(host_name(host), name);
+        }
+    }
 }

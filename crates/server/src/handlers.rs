@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{FromRequest, Path, Request, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::Value;
@@ -19,7 +19,7 @@ use crate::fields::Fields;
 use crate::keys::Caller;
 use crate::openai::stream::ChatFrames;
 use crate::openai::{chat, completions, models, text};
-use crate::record::Record;
+use crate::record::{Described, Record};
 use crate::served::Served;
 use crate::stream;
 
@@ -57,7 +57,7 @@ impl Incoming {
     async fn understand<T: Send + 'static>(
         self,
         path: &'static str,
-        user: impl Fn(&T) -> Option<String>,
+        described: impl Fn(&T) -> Described,
         read: impl FnOnce(&App, &Served, &Caller, Fields) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<Understood<T>, ApiError> {
         let Self { app, id, caller, headers, body } = self;
@@ -77,8 +77,8 @@ impl Incoming {
         };
         let (served, model, read) = app.text(work).await?;
         let model = model.unwrap_or_else(|| app.options.names[0].clone());
-        let user = user(&read);
-        let record = Record::new(app.metrics.clone(), place, id, path, model.clone(), caller.name, user, arrived);
+        let described = described(&read);
+        let record = Record::new(app.metrics.clone(), place, id, path, model.clone(), caller.name, described, arrived);
         Ok(Understood { served, model, record: Arc::new(record), read })
     }
 
@@ -125,7 +125,8 @@ async fn or_error(
 pub(crate) async fn chat_completions(incoming: Incoming) -> Response {
     or_error(incoming, Dialect::OpenAi, async |incoming| {
         let (app, began) = (incoming.app.clone(), Instant::now());
-        let understood = incoming.understand("/v1/chat/completions", |chat: &chat::Chat| chat.user.clone(), chat::read);
+        let described = |read: &chat::Chat| read.described.clone();
+        let understood = incoming.understand("/v1/chat/completions", described, chat::read);
         let Understood { served, model, record, read } = understood.await?;
         let chat::Chat { ask, stream, include_usage, .. } = read;
         let id = format!("chatcmpl-{}", uuid::Uuid::new_v4().simple());
@@ -145,8 +146,8 @@ pub(crate) async fn chat_completions(incoming: Incoming) -> Response {
 pub(crate) async fn completions(incoming: Incoming) -> Response {
     or_error(incoming, Dialect::OpenAi, async |incoming| {
         let (app, began) = (incoming.app.clone(), Instant::now());
-        let user = |read: &completions::Completions| read.user.clone();
-        let understood = incoming.understand("/v1/completions", user, completions::read).await?;
+        let described = |read: &completions::Completions| read.described.clone();
+        let understood = incoming.understand("/v1/completions", described, completions::read).await?;
         let Understood { served, model, record, read } = understood;
         let completions::Completions { asks, stream, include_usage, form, .. } = read;
         let id = format!("cmpl-{}", uuid::Uuid::new_v4().simple());
@@ -166,9 +167,10 @@ pub(crate) async fn completions(incoming: Incoming) -> Response {
 pub(crate) async fn messages(incoming: Incoming) -> Response {
     use anthropic::request::Messages;
     or_error(incoming, Dialect::Anthropic, async |incoming| {
+        anthropic::request::headers(&incoming.headers)?;
         let (app, request_id) = (incoming.app.clone(), incoming.id.clone());
-        let user = |read: &Messages| read.user.clone();
-        let understood = incoming.understand("/v1/messages", user, anthropic::request::read).await?;
+        let described = |read: &Messages| read.described.clone();
+        let understood = incoming.understand("/v1/messages", described, anthropic::request::read).await?;
         let Understood { served, model, record, read: Messages { ask, stream, .. } } = understood;
         let id = format!("msg_{}", uuid::Uuid::new_v4().simple());
         let (stops, prompt_tokens) = (ask.drawing.stop.clone(), ask.prompt.len());
@@ -193,7 +195,11 @@ fn begin(
 }
 
 pub(crate) async fn count_tokens(incoming: Incoming) -> Response {
-    or_error(incoming, Dialect::Anthropic, async |incoming| incoming.at_once(anthropic::request::count).await).await
+    or_error(incoming, Dialect::Anthropic, async |incoming| {
+        anthropic::request::headers(&incoming.headers)?;
+        incoming.at_once(anthropic::request::count).await
+    })
+    .await
 }
 
 pub(crate) async fn tokenize(incoming: Incoming) -> Response {
@@ -208,19 +214,39 @@ pub(crate) async fn apply_template(incoming: Incoming) -> Response {
     or_error(incoming, Dialect::OpenAi, async |incoming| incoming.at_once(text::apply_template).await).await
 }
 
-pub(crate) async fn list_models(State(app): State<Arc<App>>) -> Json<Value> {
-    Json(models::list(&app))
+pub(crate) async fn list_models(State(app): State<Arc<App>>, Extension(dialect): Extension<Dialect>) -> Json<Value> {
+    Json(match dialect {
+        Dialect::OpenAi => models::list(&app),
+        Dialect::Anthropic => anthropic::models::list(&app),
+    })
 }
 
 pub(crate) async fn one_model(
     State(app): State<Arc<App>>,
     Extension(RequestId(id)): Extension<RequestId>,
+    Extension(dialect): Extension<Dialect>,
     Path(name): Path<String>,
 ) -> Response {
     // Names may have slashes in them, as those of published models do.
-    let found = match name.strip_suffix("/versions") {
-        Some(name) => models::versions(&app, name),
-        None => models::one(&app, &name),
+    let found = match (name.strip_suffix("/versions"), dialect) {
+        (Some(name), _) => models::versions(&app, name),
+        (None, Dialect::OpenAi) => models::one(&app, &name),
+        (None, Dialect::Anthropic) => anthropic::models::one(&app, &name),
     };
-    found.map_or_else(|error| respond(&error, Dialect::OpenAi, &id), |found| Json(found).into_response())
+    found.map_or_else(|error| respond(&error, dialect, &id), |found| Json(found).into_response())
+}
+
+pub(crate) async fn no_path(
+    Extension(dialect): Extension<Dialect>,
+    Extension(RequestId(id)): Extension<RequestId>,
+) -> Response {
+    respond(&ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is nothing under this path"), dialect, &id)
+}
+
+pub(crate) async fn other_method(
+    Extension(dialect): Extension<Dialect>,
+    Extension(RequestId(id)): Extension<RequestId>,
+) -> Response {
+    let message = "this path is asked with another method";
+    respond(&ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message), dialect, &id)
 }

@@ -38,7 +38,6 @@ use std::thread::JoinHandle;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::routing::{get, post};
 
@@ -101,10 +100,8 @@ impl Server {
             router = router.route("/", get(page::index)).route("/ui/{file}", get(page::part));
         }
         router
-            .fallback(async || not_here(StatusCode::NOT_FOUND, "there is nothing under this path"))
-            .method_not_allowed_fallback(async || {
-                not_here(StatusCode::METHOD_NOT_ALLOWED, "this path is asked with another method")
-            })
+            .fallback(handlers::no_path)
+            .method_not_allowed_fallback(handlers::other_method)
             // Bodies are read by `body`, within its own limits.
             .layer(DefaultBodyLimit::disable())
             .layer(axum::middleware::from_fn_with_state(app.clone(), doors::pass))
@@ -164,7 +161,7 @@ pub fn guarded(router: Router, keys: Option<Keys>, hosts: Vec<String>) -> Router
             let (path, headers) = (request.uri().path(), request.headers());
             let checked = match &*doors {
                 (Some(keys), _) => keys.check(path, headers).map(|_| ()),
-                (None, hosts) => doors::check_host(hosts, headers),
+                (None, hosts) => doors::check_host(hosts, &request),
             };
             match checked {
                 Ok(()) => next.run(request).await,
@@ -172,9 +169,4 @@ pub fn guarded(router: Router, keys: Option<Keys>, hosts: Vec<String>) -> Router
             }
         }
     }))
-}
-
-fn not_here(status: StatusCode, message: &str) -> axum::response::Response {
-    let code = if status == StatusCode::NOT_FOUND { "not_found" } else { "method_not_allowed" };
-    doors::respond(&ApiError::new(status, code, message), doors::Dialect::OpenAi, "")
 }

@@ -4,6 +4,9 @@ use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::doors::{Dialect, respond};
+use crate::error::ApiError;
+
 /// Its files, beside the page itself.
 const FILES: &[(&str, &str)] = &[
     ("announce.js", include_str!("../page/announce.js")),
@@ -41,10 +44,11 @@ pub(crate) async fn index() -> Response {
 
 /// What it is made of: `/ui/{file}`.
 pub(crate) async fn part(Path(name): Path<String>) -> Response {
-    match FILES.iter().find(|(known, _)| *known == name) {
-        Some((name, text)) => file(name, text),
-        None => StatusCode::NOT_FOUND.into_response(),
-    }
+    let Some((name, text)) = FILES.iter().find(|(known, _)| *known == name) else {
+        let error = ApiError::new(StatusCode::NOT_FOUND, "not_found", "the page has no such file");
+        return respond(&error, Dialect::OpenAi, "");
+    };
+    file(name, text)
 }
 
 fn file(name: &str, text: &'static str) -> Response {

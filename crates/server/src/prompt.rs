@@ -46,11 +46,14 @@ impl Variables {
             }
             Some(other) => return Err(fields.wrong_type("chat_template_kwargs", "an object", &other)),
         }
-        let efforts = ["none", "minimal", "low", "medium", "high", "xhigh"];
+        let efforts = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
         if let Some(effort) = fields.choice("reasoning_effort", &efforts)? {
             let thinks = !matches!(effort, "none" | "minimal");
-            Self(BTreeMap::new()).think(thinks, served, "reasoning_effort")?;
-            variables.entry("thinking".to_owned()).or_insert(thinks.into());
+            // A model that always thinks does what is asked for.
+            if served.asks_thinking || thinks != served.thinks {
+                Self(BTreeMap::new()).think(thinks, served, "reasoning_effort")?;
+                variables.entry("thinking".to_owned()).or_insert(thinks.into());
+            }
         }
         Ok(Self(variables))
     }

@@ -20,12 +20,20 @@ pub(crate) struct Record {
     path: &'static str,
     model: String,
     caller: String,
-    /// What the client calls its user, for those who look for misuse.
-    user: Option<String>,
+    described: Described,
     arrived: Instant,
     has_left: AtomicBool,
     status: AtomicU16,
     state: Mutex<State>,
+}
+
+/// What a client says about its request, for those who look at the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Described {
+    /// What the client calls its user.
+    pub(crate) user: Option<String>,
+    /// Pairs of text, as JSON.
+    pub(crate) metadata: Option<String>,
 }
 
 #[derive(Default)]
@@ -44,12 +52,12 @@ impl Record {
         path: &'static str,
         model: String,
         caller: String,
-        user: Option<String>,
+        described: Described,
         arrived: Instant,
     ) -> Self {
         let (has_left, status) = (AtomicBool::new(false), AtomicU16::new(200));
         let state = Mutex::default();
-        Self { metrics, _place: place, id, path, model, caller, user, arrived, has_left, status, state }
+        Self { metrics, _place: place, id, path, model, caller, described, arrived, has_left, status, state }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -133,7 +141,8 @@ impl Drop for Record {
             path = self.path,
             model = %self.model,
             key = %self.caller,
-            user = self.user.as_deref().unwrap_or("-"),
+            user = self.described.user.as_deref().unwrap_or("-"),
+            metadata = self.described.metadata.as_deref().unwrap_or("-"),
             status,
             finish,
             prompt_tokens = usage.prompt,

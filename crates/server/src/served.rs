@@ -40,6 +40,8 @@ pub(crate) struct Served {
     /// Whether the template prints the definitions of `tools`, and asks for `thinking`.
     pub(crate) prints_tools: bool,
     pub(crate) asks_thinking: bool,
+    /// Whether it thinks before it answers a user, by itself or when it is asked to.
+    pub(crate) thinks: bool,
     pub(crate) add_bos: bool,
     pub(crate) defaults: Sampling,
     pub(crate) stop: Vec<u32>,
@@ -91,11 +93,13 @@ impl Served {
         let engine = Handle::start_with(ctx, model, limits, disk)
             .map_err(|error| LoadError(format!("starting the engine: {error}")))?;
         let (prints_tools, asks_thinking) = (prints_tools(&template), asks_thinking(&template));
+        let thinks = thinks(&template, &tokenizer);
         Ok(Self {
             version,
             format: format_of(&template),
             prints_tools,
             asks_thinking,
+            thinks,
             tokenizer,
             template,
             add_bos,
@@ -167,11 +171,15 @@ impl Served {
 
     /// Whether a prompt leaves the model inside of its reasoning.
     pub(crate) fn opens_reasoning(&self, prompt: &[u32]) -> bool {
-        let special = self.tokenizer.special_tokens();
-        let last = prompt.iter().rposition(|&id| Some(id) == special.think_begin || Some(id) == special.think_end);
-        let turn = prompt.iter().rposition(|&id| Some(id) == special.assistant);
-        last.is_some_and(|at| Some(prompt[at]) == special.think_begin && turn.is_none_or(|turn| turn < at))
+        opens_reasoning(&self.tokenizer, prompt)
     }
+}
+
+fn opens_reasoning(tokenizer: &Tokenizer, prompt: &[u32]) -> bool {
+    let special = tokenizer.special_tokens();
+    let last = prompt.iter().rposition(|&id| Some(id) == special.think_begin || Some(id) == special.think_end);
+    let turn = prompt.iter().rposition(|&id| Some(id) == special.assistant);
+    last.is_some_and(|at| Some(prompt[at]) == special.think_begin && turn.is_none_or(|turn| turn < at))
 }
 
 /// An error with its causes.
@@ -194,6 +202,8 @@ fn format_of(template: &ChatTemplate) -> ChatFormat {
         vec![Message::new("system", "s"), Message::new("user", "u")],
         vec![Message::new("user", "u"), Message::new("assistant", "a"), Message::new("user", "v")],
         vec![Message::new("user", "u"), calls, Message::new("tool", "t")],
+        // Here V3 and its revision of March differ: who prints what opens an answer.
+        vec![Message::new("user", "u"), Message::new("user", "v")],
     ];
     let options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
     // A generation prompt may or may not begin a line after `<think>`: one revision of R1 does, another does not.
@@ -230,6 +240,13 @@ fn asks_thinking(template: &ChatTemplate) -> bool {
         template.render(&[Message::new("user", "u")], &options).ok()
     };
     print(true) != print(false)
+}
+
+fn thinks(template: &ChatTemplate, tokenizer: &Tokenizer) -> bool {
+    let mut options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
+    options.variables.insert("thinking".to_owned(), true.into());
+    let prompt = template.encode(tokenizer, &[Message::new("user", "u")], &options);
+    prompt.is_ok_and(|prompt| opens_reasoning(tokenizer, &prompt))
 }
 
 #[cfg(test)]

@@ -14,16 +14,7 @@ pub(crate) fn conversation(fields: &mut Fields) -> Result<Vec<Message>, ApiError
     let mut all = Vec::new();
     let path = fields.path("system");
     if let Some(system) = fields.any("system") {
-        let mut text = String::new();
-        for (i, block) in blocks(system, &path)?.into_iter().enumerate() {
-            let mut block = Block::of(block, &format!("{path}[{i}]"))?;
-            if block.kind != "text" {
-                return Err(block.unsupported());
-            }
-            text += &block.text("text")?;
-            block.end()?;
-        }
-        all.push(Message::new("system", text));
+        all.push(Message::new("system", texts(system, &path)?));
     }
     let list = fields.list("messages", MAX_MESSAGES)?;
     let list = fields.required("messages", list)?;
@@ -39,11 +30,15 @@ pub(crate) fn conversation(fields: &mut Fields) -> Result<Vec<Message>, ApiError
 /// One of Anthropic's messages may be several of a template's: results of tools come first, each as its own.
 fn message(value: Value, at: &str, all: &mut Vec<Message>) -> Result<(), ApiError> {
     let mut fields = Fields::of(value, at)?;
-    let role = fields.choice("role", &["user", "assistant"])?;
+    let role = fields.choice("role", &["user", "assistant", "system"])?;
     let role = fields.required("role", role)?;
     let content = fields.any("content");
     let content = fields.required("content", content)?;
     fields.end()?;
+    if role == "system" {
+        all.push(Message::new("system", texts(content, &format!("{at}.content"))?));
+        return Ok(());
+    }
     let mut message = Message { role: role.to_owned(), ..Message::default() };
     let (mut text, mut has_text, mut has_results) = (String::new(), false, false);
     for (i, block) in blocks(content, &format!("{at}.content"))?.into_iter().enumerate() {
@@ -51,12 +46,14 @@ fn message(value: Value, at: &str, all: &mut Vec<Message>) -> Result<(), ApiErro
         match (block.kind.as_str(), role) {
             ("text", _) => {
                 text += &block.text("text")?;
-                block.fields.unsupported("citations", |value| value.as_array().is_some_and(Vec::is_empty))?;
+                block.citations()?;
                 has_text = true;
             }
             ("tool_use", "assistant") => {
                 let (id, name) = (block.text("id")?, block.text("name")?);
                 let input = block.fields.any("input").unwrap_or_else(|| json!({}));
+                block.fields.unsupported("caller", |value| *value == json!({ "type": "direct" }))?;
+                block.fields.unsupported("toolset_name", |_| false)?;
                 message.tool_calls.push(json!({
                     "id": id,
                     "type": "function",
@@ -66,7 +63,7 @@ fn message(value: Value, at: &str, all: &mut Vec<Message>) -> Result<(), ApiErro
             // Templates that want the reasoning of earlier turns find it here; those of R1 and V3.1 leave it out.
             ("thinking", "assistant") => {
                 let thinking = block.text("thinking")?;
-                block.fields.any("signature");
+                block.fields.string("signature")?;
                 message.extra.insert("reasoning_content".to_owned(), thinking.into());
             }
             ("tool_result", "user") => {
@@ -89,22 +86,28 @@ fn message(value: Value, at: &str, all: &mut Vec<Message>) -> Result<(), ApiErro
 fn result(block: &mut Block) -> Result<Message, ApiError> {
     let id = block.text("tool_use_id")?;
     let is_error = block.fields.boolean("is_error")?.unwrap_or(false);
+    block.fields.unsupported("toolset_name", |_| false)?;
     let path = block.fields.path("content");
-    let mut text = String::new();
-    if let Some(content) = block.fields.any("content") {
-        for (i, inner) in blocks(content, &path)?.into_iter().enumerate() {
-            let mut inner = Block::of(inner, &format!("{path}[{i}]"))?;
-            if inner.kind != "text" {
-                return Err(inner.unsupported());
-            }
-            text += &inner.text("text")?;
-            inner.end()?;
-        }
-    }
+    let text = block.fields.any("content").map_or(Ok(String::new()), |content| texts(content, &path))?;
     // The formats of this family have no mark for a result that is an error, so the text says it.
     let mut message = Message::new("tool", if is_error { format!("Error: {text}") } else { text });
     message.extra.insert("tool_call_id".to_owned(), id.into());
     Ok(message)
+}
+
+/// The text of a string or of blocks that are all text.
+fn texts(value: Value, at: &str) -> Result<String, ApiError> {
+    let mut text = String::new();
+    for (i, block) in blocks(value, at)?.into_iter().enumerate() {
+        let mut block = Block::of(block, &format!("{at}[{i}]"))?;
+        if block.kind != "text" {
+            return Err(block.unsupported());
+        }
+        text += &block.text("text")?;
+        block.citations()?;
+        block.end()?;
+    }
+    Ok(text)
 }
 
 /// A string is as good as one block of text.
@@ -150,6 +153,10 @@ impl Block {
     fn text(&mut self, name: &'static str) -> Result<String, ApiError> {
         let text = self.fields.string(name)?;
         self.fields.required(name, text)
+    }
+
+    fn citations(&mut self) -> Result<(), ApiError> {
+        self.fields.unsupported("citations", |value| value.as_array().is_some_and(Vec::is_empty))
     }
 
     fn end(self) -> Result<(), ApiError> {

@@ -1,5 +1,6 @@
 //! `/v1/messages` and `/v1/messages/count_tokens`.
 
+use axum::http::HeaderMap;
 use engine::Sampling;
 use grammar::{Function, Grammar};
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ use crate::keys::Caller;
 use crate::openai::messages::{Tool, ToolChoice, check_name};
 use crate::openai::sampling::{Drawing, stops};
 use crate::prompt::{Conversation, Variables};
+use crate::record::Described;
 use crate::served::Served;
 
 const MAX_TOOLS: usize = 128;
@@ -23,7 +25,7 @@ const MAX_TOOLS: usize = 128;
 pub(crate) struct Messages {
     pub(crate) ask: Ask,
     pub(crate) stream: bool,
-    pub(crate) user: Option<String>,
+    pub(crate) described: Described,
 }
 
 /// What decides the prompt.
@@ -52,11 +54,17 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
     let max_tokens = fields.required("max_tokens", max_tokens)?;
     let drawing = drawing(&mut fields, served)?;
     let stream = fields.boolean("stream")?.unwrap_or(false);
-    let user = user(&mut fields)?;
+    let described = Described { user: user(&mut fields)?, metadata: None };
     fields.unsupported("service_tier", |value| value == "auto" || value == "standard_only")?;
     fields.unsupported("container", |_| false)?;
-    fields.unsupported("context_management", |_| false)?;
-    fields.unsupported("mcp_servers", |value| value.as_array().is_some_and(Vec::is_empty))?;
+    fields.unsupported("diagnostics", |_| false)?;
+    fields.unsupported("inference_geo", |_| false)?;
+    others(&mut fields)?;
+    fields.unsupported("thread", |value| value == false)?;
+    fields.unsupported("compaction", |_| false)?;
+    fields.unsupported("billing_policy", |_| false)?;
+    fields.unsupported("fallbacks", |_| false)?;
+    fields.unsupported("fallback_credit_token", |_| false)?;
     let format = output_format(&mut fields)?;
     fields.end()?;
 
@@ -89,14 +97,32 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
         deadline: deadline(app.options.request_timeout),
         drawing,
     };
-    Ok(Messages { ask, stream, user })
+    Ok(Messages { ask, stream, described })
+}
+
+/// Fields of the published interface that ask for what is not done here, whether an answer is wanted or a count.
+fn others(fields: &mut Fields) -> Result<(), ApiError> {
+    fields.unsupported("context_management", |_| false)?;
+    fields.unsupported("mcp_servers", |value| value.as_array().is_some_and(Vec::is_empty))?;
+    fields.unsupported("speed", |value| value == "standard")
+}
+
+/// Fields of the published interface that are sent as headers. Others are none of ours: who adds a header of HTTP cannot
+/// count on being understood.
+pub(crate) fn headers(headers: &HeaderMap) -> Result<(), ApiError> {
+    for name in ["anthropic-workspace-id", "anthropic-user-profile-id"] {
+        if headers.contains_key(name) {
+            let message = format!("the header {name} is not supported here; leave it out");
+            return Err(ApiError::field("unsupported_parameter", name, message));
+        }
+    }
+    Ok(())
 }
 
 /// The tokens of a request that is not answered.
 pub(crate) fn count(served: &Served, mut fields: Fields) -> Result<Value, ApiError> {
     let prompt = Prompt::read(&mut fields, served)?;
-    fields.unsupported("context_management", |_| false)?;
-    fields.unsupported("mcp_servers", |value| value.as_array().is_some_and(Vec::is_empty))?;
+    others(&mut fields)?;
     output_format(&mut fields)?;
     fields.end()?;
     let (ids, ..) = prompt.encode(served)?;
@@ -124,7 +150,10 @@ impl Prompt {
         let start = if served.opens_reasoning(&ids) { Start::Reasoning } else { Start::Answer };
         let refuse = |what: &str| Err(ApiError::field("unsupported_parameter", "thinking", what));
         match (self.thinking, start) {
-            (Thinking::On(_), Start::Answer) => refuse("thinking is on, but this model does not think; leave it out"),
+            // A model that thinks may answer at once all the same, as those of this family do behind a tool's result.
+            (Thinking::On(_), _) if !served.thinks => {
+                refuse("thinking is on, but this model does not think; leave it out")
+            }
             (Thinking::Off, Start::Reasoning) => refuse("thinking is off, but this model always thinks; leave it out"),
             _ => Ok((ids, start, tools)),
         }
@@ -171,6 +200,7 @@ fn output_format(fields: &mut Fields) -> Result<Option<Grammar>, ApiError> {
     let mut format = fields.object("output_format")?;
     if let Some(mut config) = fields.object("output_config")? {
         let inner = config.object("format")?;
+        config.unsupported("effort", |_| false)?;
         config.end()?;
         format = format.or(inner);
     }
@@ -188,7 +218,7 @@ fn thinking(fields: &mut Fields, served: &Served) -> Result<Thinking, ApiError> 
     let kind = thinking.choice("type", &["enabled", "disabled", "adaptive"])?;
     let kind = thinking.required("type", kind)?;
     let budget = thinking.integer("budget_tokens", 1..=served.max_model_len as u64)?;
-    thinking.unsupported("display", |_| false)?;
+    thinking.unsupported("display", |value| value == "summarized")?;
     thinking.end()?;
     Ok(match kind {
         "disabled" => Thinking::Off,
@@ -215,6 +245,10 @@ fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
             Some(other) => return Err(tool.wrong_type("input_schema", "a JSON schema, an object", &other)),
         };
         tool.boolean("strict")?;
+        tool.unsupported("allowed_callers", |value| *value == json!(["direct"]))?;
+        tool.unsupported("defer_loading", |value| value == false)?;
+        tool.unsupported("eager_input_streaming", |value| value == false)?;
+        tool.unsupported("input_examples", |value| value.as_array().is_some_and(Vec::is_empty))?;
         tool.end()?;
         if tools.iter().any(|other| other.name == name) {
             let message = format!("{at} has the name {name:?}, and so has one before it");

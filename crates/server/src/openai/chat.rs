@@ -17,6 +17,7 @@ use crate::openai::messages::{self, Tool, ToolChoice};
 use crate::openai::sampling::{Drawing, MAX_LOGPROBS};
 use crate::openai::shape;
 use crate::prompt::{Conversation, Variables};
+use crate::record::Described;
 use crate::served::Served;
 
 /// A request, read.
@@ -24,7 +25,7 @@ pub(crate) struct Chat {
     pub(crate) ask: Ask,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
-    pub(crate) user: Option<String>,
+    pub(crate) described: Described,
 }
 
 /// Reads a body and makes its prompt. May take a while for a long one.
@@ -40,7 +41,7 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
     let max_tokens = max_tokens(&mut fields)?;
     let stream = fields.boolean("stream")?.unwrap_or(false);
     let include_usage = stream_options(&mut fields, stream)?;
-    let user = described(&mut fields)?;
+    let described = described(&mut fields)?;
     others(&mut fields)?;
     fields.end()?;
     if drawing.return_progress && !stream {
@@ -76,7 +77,7 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
         deadline: deadline(app.options.request_timeout),
         drawing,
     };
-    Ok(Chat { ask, stream, include_usage, user })
+    Ok(Chat { ask, stream, include_usage, described })
 }
 
 /// The calls that an answer must consist of, if it must.
@@ -126,25 +127,48 @@ pub(crate) fn stream_options(fields: &mut Fields, stream: bool) -> Result<bool, 
     Ok(include_usage)
 }
 
-/// Fields that describe the request to those who look at the log: the user's name. Those that would only matter to a
-/// service of many machines or with a memory (`metadata`, `prompt_cache_key`) are read and mean nothing else.
-pub(crate) fn described(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+/// Fields that describe the request to those who look at the log, and those that ask for the cache of prompts: it shares
+/// all beginnings anyway, whatever `prompt_cache_key` says, and promises no time that they are kept for.
+pub(crate) fn described(fields: &mut Fields) -> Result<Described, ApiError> {
     let user = fields.string("user")?;
     let safety = fields.string("safety_identifier")?;
     fields.string("prompt_cache_key")?;
     fields.unsupported("prompt_cache_retention", |value| value == "in_memory")?;
-    fields.object("metadata")?;
-    let name = safety.or(user);
-    if name.as_ref().is_some_and(|name| name.len() > 512) {
-        return Err(ApiError::field("invalid_value", "user", "user may have 512 bytes"));
+    if let Some(mut options) = fields.object("prompt_cache_options")? {
+        options.unsupported("mode", |value| value == "implicit")?;
+        options.unsupported("ttl", |_| false)?;
+        options.end()?;
     }
-    Ok(name)
+    let metadata = metadata(fields)?;
+    for (field, name) in [("user", &user), ("safety_identifier", &safety)] {
+        if name.as_ref().is_some_and(|name| name.len() > 512) {
+            return Err(ApiError::field("invalid_value", field, format!("{field} may have 512 bytes")));
+        }
+    }
+    Ok(Described { user: safety.or(user), metadata })
+}
+
+/// Up to 16 pairs of text, as published, as JSON.
+fn metadata(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    let pairs = match fields.any("metadata") {
+        None => return Ok(None),
+        Some(Value::Object(pairs)) => pairs,
+        Some(other) => return Err(fields.wrong_type("metadata", "an object of texts", &other)),
+    };
+    let is_fine =
+        |(key, value): (&String, &Value)| key.len() <= 64 && value.as_str().is_some_and(|text| text.len() <= 512);
+    if pairs.len() > 16 || !pairs.iter().all(is_fine) {
+        let message = "metadata may have 16 entries, with names of 64 bytes and texts of 512 bytes";
+        return Err(ApiError::field("invalid_value", "metadata", message));
+    }
+    Ok((!pairs.is_empty()).then(|| Value::Object(pairs).to_string()))
 }
 
 /// Fields of the published interface that ask for what is not done here.
 fn others(fields: &mut Fields) -> Result<(), ApiError> {
     fields.unsupported("audio", |_| false)?;
     fields.unsupported("modalities", |value| *value == json!(["text"]))?;
+    fields.unsupported("moderation", |_| false)?;
     fields.unsupported("functions", |_| false)?;
     fields.unsupported("function_call", |_| false)?;
     fields.unsupported("prediction", |_| false)?;

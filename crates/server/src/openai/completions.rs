@@ -19,6 +19,7 @@ use crate::openai::logprobs::Listed;
 use crate::openai::sampling::{Drawing, MAX_CHOICES, MAX_LOGPROBS, token};
 use crate::openai::shape;
 use crate::openai::stream::{done, progress};
+use crate::record::Described;
 use crate::served::Served;
 use crate::stream::{Frames, event};
 
@@ -32,7 +33,7 @@ pub(crate) struct Completions {
     pub(crate) asks: Vec<Ask>,
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
-    pub(crate) user: Option<String>,
+    pub(crate) described: Described,
     pub(crate) form: Form,
 }
 
@@ -60,7 +61,7 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
     let echo = fields.boolean("echo")?.unwrap_or(false);
     let asked = fields.integer("max_tokens", 0..=u64::from(u32::MAX))?.unwrap_or(16);
     let drawn = best_of(&mut fields, drawing.n, stream)?;
-    let user = described(&mut fields)?;
+    let described = described(&mut fields)?;
     fields.end()?;
     if prompts.len() * drawn > MAX_ANSWERS {
         let message = format!(
@@ -100,7 +101,7 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
         })
         .collect::<Result<_, ApiError>>()?;
     let form = Form { n: drawing.n, drawn, with_logprobs: logprobs.is_some(), echo: echo.then_some(prompts) };
-    Ok(Completions { asks, stream, include_usage, user, form })
+    Ok(Completions { asks, stream, include_usage, described, form })
 }
 
 fn best_of(fields: &mut Fields, n: usize, stream: bool) -> Result<usize, ApiError> {

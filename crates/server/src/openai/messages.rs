@@ -127,6 +127,13 @@ fn text_part(part: Value, at: &str) -> Result<String, ApiError> {
     if kind.as_ref().and_then(Value::as_str) == Some("text") {
         let text = fields.string("text")?;
         let text = fields.required("text", text)?;
+        // Prompts share their beginnings anyway, so a mark that asks for it asks for what is done.
+        if let Some(mut mark) = fields.object("prompt_cache_breakpoint")? {
+            let mode = mark.choice("mode", &["explicit"])?;
+            mark.required("mode", mode)?;
+            mark.unsupported("ttl", |_| false)?;
+            mark.end()?;
+        }
         fields.end()?;
         return Ok(text);
     }
