@@ -1,13 +1,18 @@
 //! What every request passes on its way in and out: a name for it, the keys, and a count.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use http_body::{Frame, SizeHint};
+use prometheus::IntGauge;
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -32,7 +37,7 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, mut request: Request, next
     let path = request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
     let dialect = if path.starts_with("/v1/messages") { Dialect::Anthropic } else { Dialect::OpenAi };
     let origin = allowed_origin(&app, request.headers());
-    app.metrics.in_flight.inc();
+    let in_flight = InFlight::new(app.metrics.in_flight.clone());
     let response = match check(&app, &request) {
         _ if origin.is_some() && request.method() == Method::OPTIONS => preflight(),
         Err(error) => respond(&error, dialect, &id),
@@ -47,9 +52,47 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, mut request: Request, next
             })
         }
     };
-    app.metrics.in_flight.dec();
     app.metrics.http(&path, response.status().as_u16());
-    finish(response, &id, origin)
+    finish(response.map(|body| Body::new(Counted { body, _in_flight: in_flight })), &id, origin)
+}
+
+/// Counts a request until it is dropped.
+struct InFlight(IntGauge);
+
+impl InFlight {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A body that belongs to a request until its last byte is handed on, or the client has left.
+struct Counted {
+    body: Body,
+    _in_flight: InFlight,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// An error as a response.
@@ -100,7 +143,7 @@ fn request_id(headers: &HeaderMap) -> String {
 fn check(app: &App, request: &Request) -> Result<Caller, ApiError> {
     let headers = request.headers();
     let Some(keys) = &app.keys else {
-        check_host(app, headers)?;
+        check_host(app, request)?;
         return Ok(Caller { name: String::new(), scope: Scope::Admin });
     };
     keys.check(request.uri().path(), headers).inspect_err(|error| {
@@ -112,11 +155,18 @@ fn check(app: &App, request: &Request) -> Result<Caller, ApiError> {
 
 /// Without keys, whoever reaches the port may ask. A page of another site in the user's own browser reaches it too, if it
 /// lets its name point here; but then the browser says that name.
-fn check_host(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(host) = headers.get(header::HOST) else { return Ok(()) };
-    let host = host.to_str().unwrap_or("?");
+fn check_host(app: &App, request: &Request) -> Result<(), ApiError> {
+    // An absolute target goes before the header.
+    let host = match (request.uri().authority(), request.headers().get(header::HOST)) {
+        (Some(authority), _) => authority.as_str(),
+        (None, Some(host)) => host.to_str().unwrap_or("?"),
+        (None, None) => return Ok(()),
+    };
     let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) if port.is_empty() || port.starts_with(':') => address,
+            _ => host,
+        },
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
     let is_known = name.parse::<std::net::IpAddr>().is_ok()
