@@ -29,6 +29,7 @@ mod record;
 mod served;
 mod stream;
 mod versions;
+mod watchdog;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -54,7 +55,8 @@ use versions::Watch;
 /// A model in service.
 pub struct Server {
     app: Arc<App>,
-    watch: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+    /// Threads that end when nobody holds the other end of their channel any more.
+    threads: Mutex<Vec<(Sender<()>, JoinHandle<()>)>>,
 }
 
 impl Server {
@@ -66,11 +68,15 @@ impl Server {
         let app = Arc::new(App::new(options, keys));
         let (options, versions) = (app.options.clone(), app.versions.clone());
         let watch = Watch { loader, ctx, options, versions, failed: BTreeMap::new() };
-        let (stop, stopped) = channel();
-        let thread = std::thread::Builder::new().name("versions".into()).spawn(move || {
+        let (stop_watch, stopped) = channel();
+        let versions = std::thread::Builder::new().name("versions".into()).spawn(move || {
             watch.run(|interval| matches!(stopped.recv_timeout(interval), Err(RecvTimeoutError::Timeout)));
         })?;
-        Ok(Self { app, watch: Mutex::new(Some((stop, thread))) })
+        let (stop_dog, stopped) = channel();
+        let its_app = app.clone();
+        let dog =
+            std::thread::Builder::new().name("watchdog".into()).spawn(move || watchdog::run(&its_app, &stopped))?;
+        Ok(Self { app, threads: Mutex::new(vec![(stop_watch, versions), (stop_dog, dog)]) })
     }
 
     /// Everything that it answers.
@@ -145,8 +151,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((stop, thread)) = watch {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for (stop, thread) in threads {
             drop(stop);
             // A panic of the thread has been reported where it happened.
             drop(thread.join());

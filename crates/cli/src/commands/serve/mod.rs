@@ -14,7 +14,8 @@ use anyhow::{Context, Result};
 use server::{Disk, Keys, Options, Server, Source};
 use tensor::Ctx;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use super::Threads;
 use crate::args::{MetricsCompat, MtpMode, Serve};
@@ -61,16 +62,13 @@ async fn serve(ctx: &Ctx, args: &Serve, options: Options, limits: listen::Limits
     let router = server.router();
     let shutdown = async {
         let ended = tokio::select! {
-            () = signals.next() => None,
+            () = signals.first() => None,
             failure = failure(&server, args.model_dir.is_some()) => Some(failure),
         };
         if ended.is_none() {
             server.leave();
             tracing::info!("asked to end; new requests are taken for {} s more", args.drain_delay);
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs_f64(args.drain_delay)) => {}
-                () = signals.next() => {}
-            }
+            tokio::time::sleep(Duration::from_secs_f64(args.drain_delay)).await;
         }
         server.drain();
         ended
@@ -117,26 +115,36 @@ async fn failure(server: &Server, is_watched: bool) -> String {
     }
 }
 
-/// What asks the program to end.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    asked: u32,
-}
+/// What asks the program to end. Asked a second time, it ends at once.
+struct Signals(watch::Receiver<u32>);
 
 impl Signals {
+    /// Listens from now on.
     fn new() -> Result<Self> {
         let listen = |kind| signal(kind).context("listening to signals");
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())?, asked: 0 })
+        let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+        let (sender, receiver) = watch::channel(0);
+        tokio::spawn(async move {
+            for asked in 1.. {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if asked > 1 {
+                    eprintln!("asked again to end; what is under way is given up");
+                    std::process::exit(1);
+                }
+                // Whoever does not wait for it needs not to know.
+                sender.send(asked).ok();
+            }
+        });
+        Ok(Self(receiver))
     }
 
-    /// The next time that it is asked to. Asked a third time it ends at once.
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-        self.asked += 1;
+    /// Waits until it is asked to.
+    async fn first(&mut self) {
+        // The other end lives as long as the runtime.
+        self.0.wait_for(|asked| *asked > 0).await.ok();
     }
 }
 

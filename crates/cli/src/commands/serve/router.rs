@@ -25,13 +25,10 @@ pub(crate) async fn serve(args: &Serve, limits: listen::Limits, keys: Option<Key
         None => gateway.router(),
     };
     let shutdown = async {
-        signals.next().await;
+        signals.first().await;
         gateway.drain();
         tracing::info!("asked to end; new requests are taken for {} s more", args.drain_delay);
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs_f64(args.drain_delay)) => {}
-            () = signals.next() => {}
-        }
+        tokio::time::sleep(Duration::from_secs_f64(args.drain_delay)).await;
     };
     let all_ended = listen::serve(listener, router, limits, || {}, shutdown).await.context("accepting connections")?;
     health.stop().await;
