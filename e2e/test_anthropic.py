@@ -9,7 +9,7 @@ import anthropic
 import jsonschema
 import pydantic
 import pytest
-from wire import ask, metric, wait_for
+from exchange import ask, metric, wait_for
 
 USER = [{"role": "user", "content": "How deep is the trench?"}]
 DEPTH = {

@@ -4,7 +4,7 @@ import json
 import threading
 
 import pytest
-from wire import get, metric, post, wait_for
+from exchange import get, metric, post, wait_for
 
 # A prompt of more than 512 tokens: shorter ones are not kept on disk.
 MESSAGES = [

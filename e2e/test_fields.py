@@ -21,7 +21,7 @@ from openai.types.chat import chat_completion_content_part_param, chat_completio
 from openai.types.chat import chat_completion_tool_choice_option_param, chat_completion_tool_union_param
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.shared_params import response_format_json_schema
-from wire import get, post
+from exchange import get, post
 
 USER = [{"role": "user", "content": "How deep is the trench?"}]
 PORT = {"type": "object", "properties": {"port": {"const": "Emden"}}, "required": ["port"], "additionalProperties": False}

@@ -14,7 +14,7 @@ import jsonschema
 import openai
 import pydantic
 import pytest
-from wire import get, metric, post, wait_for
+from exchange import get, metric, post, wait_for
 
 USER = [{"role": "user", "content": "How deep is the trench?"}]
 WEATHER = {

@@ -7,7 +7,7 @@ import re
 import urllib.parse
 
 import pytest
-from wire import ask, get, metric, post, wait_for
+from exchange import ask, get, metric, post, wait_for
 
 TEXTS = [
     "The trench is 10,935 metres deep.",

@@ -6,17 +6,22 @@
 //! Absent on purpose: what is served, and limits of single requests (their bodies, their time), which only the router can
 //! judge.
 
+mod linger;
 mod refuse;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,6 +30,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
+
+use linger::Linger;
 
 /// What a connection may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +63,7 @@ impl Default for Limits {
 /// Serves `router` to whoever connects to `listener`, whose address requests carry as `ConnectInfo<SocketAddr>`, until `shutdown` is ready. Then no connection is accepted any more,
 /// and those that have a request under way get `drain_timeout` to end it.
 ///
-/// Says whether all of them did.
+/// `turned_away` is called for each connection that there is no room for. Says whether all requests under way ended.
 ///
 /// # Errors
 /// When connections cannot be accepted for a reason that will not go away.
@@ -64,6 +71,7 @@ pub async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
+    turned_away: impl Fn(),
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<bool> {
     let graceful = GracefulShutdown::new();
@@ -88,7 +96,10 @@ pub async fn serve(
         };
         if let Ok(permit) = room.clone().try_acquire_owned() {
             connection(stream, peer, router.clone(), limits, permit, &graceful);
-        } else if let Ok(permit) = lobby.clone().try_acquire_owned() {
+            continue;
+        }
+        turned_away();
+        if let Ok(permit) = lobby.clone().try_acquire_owned() {
             let limits = Limits { header_timeout: limits.header_timeout.min(Duration::from_secs(5)), ..limits };
             connection(stream, peer, full.clone(), limits, permit, &graceful);
         }
@@ -110,17 +121,31 @@ fn connection(
     stream.set_nodelay(true).ok();
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.write_timeout));
+    let lingers = Arc::new(AtomicBool::new(false));
+    let stream = Linger::new(Box::pin(stream), lingers.clone());
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
         let router = router.clone();
-        async move { tower::ServiceExt::oneshot(router, request).await }
+        let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+        let lingers = lingers.clone();
+        async move {
+            let mut response = tower::ServiceExt::oneshot(router, request).await?;
+            if is_chunked {
+                end_with(&mut response);
+            }
+            // Whoever says so has not read everything.
+            lingers.store(response.headers().contains_key(header::CONNECTION), Ordering::Release);
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
+        .max_header_size(limits.max_header_bytes)
+        // What is read ahead may end with headers that are not whole yet.
         .max_buf_size(limits.max_header_bytes.max(8 << 10))
-        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+        .serve_connection(TokioIo::new(stream), service);
     let connection = graceful.watch(connection);
     tokio::spawn(async move {
         // What goes wrong with one connection is the other side's affair, and it knows.
@@ -129,6 +154,12 @@ fn connection(
         }
         drop(permit);
     });
+}
+
+/// Makes it the last response of its connection. A request in chunks may have had a length, too (hyper drops it), and whoever believed
+/// that one, a proxy on the way, saw another request end here: RFC 9112, section 6.3.
+fn end_with(response: &mut Response) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// Whether the next connection may well be accepted.

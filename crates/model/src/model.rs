@@ -4,7 +4,7 @@ use config::ModelConfig;
 use ops::{Precision, columns, embedding, residual, rope};
 
 pub use ops::cross_entropy::IGNORE;
-use tensor::{Ctx, ExpertMemory, Tensor};
+use tensor::{Ctx, ExpertMemory, Storage, Tensor};
 
 use crate::CacheKind;
 use crate::attention::mla::Sequences;
@@ -127,6 +127,14 @@ impl Model {
         self.params.all =
             self.params.all.into_iter().map(|param| Param { value: param.value.streamed(memory), ..param }).collect();
         self
+    }
+
+    /// The room of experts that are read when they are needed, if they are.
+    pub fn expert_memory(&self) -> Option<&Arc<ExpertMemory>> {
+        self.params.all.iter().find_map(|param| match &param.value {
+            Storage::Streamed(streamed) => Some(streamed.memory()),
+            _ => None,
+        })
     }
 
     /// The bytes of the largest expert, as it is stored; 0 where there are none.

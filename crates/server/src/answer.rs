@@ -168,7 +168,7 @@ async fn answer(
     record: &Record,
 ) {
     let deadline = tokio::time::Instant::from_std(ask.deadline);
-    let mut assembler = Assembler::new(served, ask.reading, &ask.drawing.stop);
+    let mut assembler = Assembler::new(&served.tokenizer, served.format, ask.reading, &ask.drawing.stop);
     let mut usage = Usage { prompt: ask.prompt.len(), ..Usage::default() };
     let mut last_token: Option<Instant> = None;
     let ended = loop {

@@ -62,6 +62,7 @@ impl App {
     /// A place for one more request.
     pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         if self.closed.load(Ordering::Acquire) {
+            self.metrics.rejected("draining");
             let message = "the server is about to end and takes no more requests";
             return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message).with_retry_after(5));
         }

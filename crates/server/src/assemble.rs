@@ -1,9 +1,7 @@
 //! Tokens of one answer to its text, its reasoning and its tool calls.
 
 use engine::{Drawn, Logprobs};
-use tokenizer::{DecodeStream, OutputStream, Start, StopText, ToolCall};
-
-use crate::served::Served;
+use tokenizer::{ChatFormat, DecodeStream, OutputStream, Start, StopText, Tokenizer, ToolCall};
 
 /// How an answer is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +40,7 @@ pub(crate) struct Token {
 
 /// Takes tokens one by one.
 pub(crate) struct Assembler<'t> {
-    served: &'t Served,
+    tokenizer: &'t Tokenizer,
     reader: Reader<'t>,
     until: StopText,
     tokens: Vec<Token>,
@@ -70,16 +68,16 @@ enum Reader<'t> {
 }
 
 impl<'t> Assembler<'t> {
-    pub(crate) fn new(served: &'t Served, reading: Reading, stop: &[String]) -> Self {
+    pub(crate) fn new(tokenizer: &'t Tokenizer, format: ChatFormat, reading: Reading, stop: &[String]) -> Self {
         let (reader, in_reasoning, one_call) = match reading {
-            Reading::Text => (Reader::Text(DecodeStream::new(&served.tokenizer, true)), false, false),
+            Reading::Text => (Reader::Text(DecodeStream::new(tokenizer, true)), false, false),
             Reading::Chat { start, tools, one_call } => {
-                let stream = OutputStream::new(&served.tokenizer, served.format, start).with_tool_calls(tools);
+                let stream = OutputStream::new(tokenizer, format, start).with_tool_calls(tools);
                 (Reader::Chat(Box::new(stream)), start == Start::Reasoning, one_call)
             }
         };
         Self {
-            served,
+            tokenizer,
             reader,
             until: StopText::new(stop),
             tokens: Vec::new(),
@@ -113,7 +111,7 @@ impl<'t> Assembler<'t> {
         }
         if delta.reasoning.is_some() || !delta.content.is_empty() || !delta.calls.is_empty() {
             self.unread.clear();
-            if Some(id) == self.served.tokenizer.special_tokens().tool_calls_begin {
+            if Some(id) == self.tokenizer.special_tokens().tool_calls_begin {
                 self.unread.push(id);
             }
         }
@@ -124,8 +122,7 @@ impl<'t> Assembler<'t> {
     pub(crate) fn finish(mut self) -> (Delta, Read) {
         let mut delta = Delta::default();
         if !self.ended {
-            let reader =
-                std::mem::replace(&mut self.reader, Reader::Text(DecodeStream::new(&self.served.tokenizer, true)));
+            let reader = std::mem::replace(&mut self.reader, Reader::Text(DecodeStream::new(self.tokenizer, true)));
             match reader {
                 Reader::Text(stream) => delta.content = stream.finish().unwrap_or_default(),
                 Reader::Chat(stream) => match stream.finish() {
@@ -152,8 +149,8 @@ impl<'t> Assembler<'t> {
 
     /// A call that is not written as it should be is said as it was written; what follows it is text.
     fn as_text(&mut self) -> String {
-        self.reader = Reader::Text(DecodeStream::new(&self.served.tokenizer, true));
-        self.served.tokenizer.decode(&std::mem::take(&mut self.unread), false)
+        self.reader = Reader::Text(DecodeStream::new(self.tokenizer, true));
+        self.tokenizer.decode(&std::mem::take(&mut self.unread), false)
     }
 
     /// Holds content back that may begin a stop string.
@@ -178,7 +175,7 @@ impl<'t> Assembler<'t> {
     }
 
     fn note(&mut self, id: u32, logprobs: Option<Logprobs>) {
-        let special = self.served.tokenizer.special_tokens();
+        let special = self.tokenizer.special_tokens();
         let is_chat = matches!(self.reader, Reader::Chat(_));
         self.read.reasoning_tokens += usize::from(self.in_reasoning);
         if let Some(logprobs) = logprobs {
@@ -208,3 +205,6 @@ impl Delta {
         self.tokens.extend(tokens);
     }
 }
+
+#[cfg(test)]
+mod tests;

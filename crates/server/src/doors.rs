@@ -1,13 +1,18 @@
 //! What every request passes on its way in and out: a name for it, the keys, and a count.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
+use http_body::{Frame, SizeHint};
+use prometheus::IntGauge;
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -47,7 +52,7 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, mut request: Request, next
         request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
     let dialect = Dialect::of(request.uri().path(), request.headers());
     let origin = allowed_origin(&app, request.headers());
-    app.metrics.in_flight.inc();
+    let in_flight = InFlight::new(app.metrics.in_flight.clone());
     let response = match check(&app, &request) {
         _ if origin.is_some() && request.method() == Method::OPTIONS => preflight(),
         Err(error) => respond(&error, dialect, &id),
@@ -63,9 +68,47 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, mut request: Request, next
             })
         }
     };
-    app.metrics.in_flight.dec();
     app.metrics.http(&path, response.status().as_u16());
-    finish(response, dialect, &id, origin)
+    finish(response.map(|body| Body::new(Counted { body, _in_flight: in_flight })), dialect, &id, origin)
+}
+
+/// Counts a request until it is dropped.
+struct InFlight(IntGauge);
+
+impl InFlight {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// A body that belongs to a request until its last byte is handed on, or the client has left.
+struct Counted {
+    body: Body,
+    _in_flight: InFlight,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// An error as a response.

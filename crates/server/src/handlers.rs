@@ -129,6 +129,7 @@ pub(crate) async fn chat_completions(incoming: Incoming) -> Response {
         let understood = incoming.understand("/v1/chat/completions", described, chat::read);
         let Understood { served, model, record, read } = understood.await?;
         let chat::Chat { ask, stream, include_usage, .. } = read;
+        let deadline = ask.deadline;
         let id = format!("chatcmpl-{}", uuid::Uuid::new_v4().simple());
         let (answers, with_logprobs) = (ask.answers, ask.logprobs.is_some());
         let pieces = begin(&app, &served, vec![ask], &record)?;
@@ -138,7 +139,7 @@ pub(crate) async fn chat_completions(incoming: Incoming) -> Response {
         }
         let (created, told) = (crate::clock::unix_seconds(), vec![(false, 0); answers]);
         let chunks = chat::Chunks { served, model, id, created, with_logprobs, told };
-        Ok(stream::respond(ChatFrames { chunks, include_usage, began }, pieces, answers, record))
+        Ok(stream::respond(ChatFrames { chunks, include_usage, began }, pieces, answers, deadline, record))
     })
     .await
 }
@@ -152,6 +153,8 @@ pub(crate) async fn completions(incoming: Incoming) -> Response {
         let completions::Completions { asks, stream, include_usage, form, .. } = read;
         let id = format!("cmpl-{}", uuid::Uuid::new_v4().simple());
         let answers = asks.iter().map(|ask| ask.answers).sum();
+        // All of them arrived together.
+        let deadline = answer::deadline(app.options.request_timeout);
         let pieces = begin(&app, &served, asks, &record)?;
         if !stream {
             let whole = answer::whole(pieces, answers).await?;
@@ -159,7 +162,7 @@ pub(crate) async fn completions(incoming: Incoming) -> Response {
         }
         let (created, offsets) = (crate::clock::unix_seconds(), vec![0; answers]);
         let chunks = completions::Chunks { served, model, id, created, include_usage, form, offsets, began };
-        Ok(stream::respond(chunks, pieces, answers, record))
+        Ok(stream::respond(chunks, pieces, answers, deadline, record))
     })
     .await
 }
@@ -173,14 +176,14 @@ pub(crate) async fn messages(incoming: Incoming) -> Response {
         let understood = incoming.understand("/v1/messages", described, anthropic::request::read).await?;
         let Understood { served, model, record, read: Messages { ask, stream, .. } } = understood;
         let id = format!("msg_{}", uuid::Uuid::new_v4().simple());
-        let (stops, prompt_tokens) = (ask.drawing.stop.clone(), ask.prompt.len());
+        let (stops, prompt_tokens, deadline) = (ask.drawing.stop.clone(), ask.prompt.len(), ask.deadline);
         let pieces = begin(&app, &served, vec![ask], &record)?;
         if !stream {
             let whole = answer::whole(pieces, 1).await?;
             return Ok(Json(anthropic::response::response(&model, &id, &stops, &whole[0])).into_response());
         }
         let frames = anthropic::stream::MessageFrames::new(model, id, request_id, stops, prompt_tokens);
-        Ok(stream::respond(frames, pieces, 1, record))
+        Ok(stream::respond(frames, pieces, 1, deadline, record))
     })
     .await
 }

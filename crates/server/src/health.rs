@@ -24,14 +24,20 @@ pub(crate) async fn live(State(app): State<Arc<App>>) -> Response {
 
 /// Says no while no version serves, and once the server is about to end.
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
-    let not_yet = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    match why_not_ready(&app) {
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
+        None => "ok\n".into_response(),
+    }
+}
+
+fn why_not_ready(app: &App) -> Option<String> {
     if app.leaving.load(Ordering::Acquire) {
-        return not_yet("draining\n".to_owned());
+        return Some("draining\n".to_owned());
     }
     if app.versions.newest().is_none() {
-        return not_yet(why_not(&app));
+        return Some(why_not(app));
     }
-    overdue(&app).map_or_else(|| "ok\n".into_response(), not_yet)
+    overdue(app)
 }
 
 /// Says no until a version has served once.
@@ -63,7 +69,9 @@ pub(crate) fn overdue(app: &App) -> Option<String> {
 
 /// `/metrics`.
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let text = app.metrics.text(&app.options.names[0], &app.versions.engines(), app.options.vllm_metrics);
+    app.metrics.ready.set(i64::from(why_not_ready(&app).is_none()));
+    let versions = app.versions.told(app.options.expert_metrics);
+    let text = app.metrics.text(&app.options.names[0], &versions, app.options.vllm_metrics);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

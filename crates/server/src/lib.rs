@@ -12,6 +12,7 @@ mod anthropic;
 mod app;
 mod assemble;
 mod body;
+mod census;
 mod clock;
 mod doors;
 mod error;
@@ -106,6 +107,11 @@ impl Server {
             .layer(DefaultBodyLimit::disable())
             .layer(axum::middleware::from_fn_with_state(app.clone(), doors::pass))
             .with_state(app)
+    }
+
+    /// Counts a connection that there was no room for.
+    pub fn turned_away(&self) {
+        self.app.metrics.rejected("connections");
     }
 
     /// Whether a version serves.

@@ -30,6 +30,8 @@ pub struct Options {
     pub step_timeout: Duration,
     /// Seed of requests that bring none; random without it.
     pub seed: Option<u64>,
+    /// Whether the tokens of each expert are among the numbers: as many of them as the model has experts.
+    pub expert_metrics: bool,
     /// Whether numbers also stand under vLLM's names.
     pub vllm_metrics: bool,
     /// Whether the page is served.
@@ -86,6 +88,7 @@ impl Default for Options {
             max_requests: 1024,
             step_timeout: Duration::from_mins(2),
             seed: None,
+            expert_metrics: false,
             vllm_metrics: true,
             page: true,
             hosts: Vec::new(),

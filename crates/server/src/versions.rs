@@ -9,9 +9,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use engine::{DiskOptions, Event, Request, Sink, Stats};
+use engine::{DiskOptions, Event, Request, Sink};
 
 use crate::error::ApiError;
+use crate::metrics::{Told, Version};
 use crate::options::{Disk, Options, Source};
 use crate::served::{Parts, Served};
 
@@ -79,14 +80,15 @@ impl Versions {
         }
     }
 
-    /// Engines with their versions and states, for numbers.
-    pub(crate) fn engines(&self) -> Vec<(u64, &'static str, Option<Stats>)> {
-        let of = |(version, state): (u64, State)| {
-            let stats = match &state {
-                State::Available(served) | State::Unloading(served) => Some(served.engine.stats()),
+    /// All versions for numbers, with the loads of single experts if `expert_loads`.
+    pub(crate) fn told(&self, expert_loads: bool) -> Vec<Version> {
+        let of = |(number, state): (u64, State)| {
+            let engine = match &state {
+                State::Available(served) | State::Unloading(served) => Some(Told::of(&served.engine, expert_loads)),
                 _ => None,
             };
-            (version, state.name(), stats)
+            let is_refused = matches!(state, State::End(Some(_)));
+            Version { number, state: state.name(), is_refused, engine }
         };
         self.states().into_iter().map(of).collect()
     }

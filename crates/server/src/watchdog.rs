@@ -14,8 +14,15 @@ pub(crate) fn run(app: &Arc<App>, stopped: &Receiver<()>) {
     while matches!(stopped.recv_timeout(Duration::from_secs(1)), Err(RecvTimeoutError::Timeout)) {
         let problem = overdue(app);
         if let Some(problem) = problem.as_ref().filter(|_| !was_overdue) {
-            for (version, state, stats) in app.versions.engines() {
-                tracing::error!(version, state, ?stats, "the engine hangs: {}", problem.trim_end());
+            for version in app.versions.told(false) {
+                let stats = version.engine.map(|engine| engine.stats);
+                tracing::error!(
+                    version = version.number,
+                    state = version.state,
+                    ?stats,
+                    "the engine hangs: {}",
+                    problem.trim_end()
+                );
             }
         } else if was_overdue && problem.is_none() {
             tracing::warn!("the engine goes on");

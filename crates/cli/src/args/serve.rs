@@ -100,6 +100,15 @@ pub(crate) struct Serve {
     /// The largest body of a request, in MiB.
     #[arg(long, env = "HADAL_MAX_BODY", default_value_t = 32)]
     pub(crate) max_body: usize,
+    /// How long the headers of a request may take to arrive, in seconds, and how long a connection may wait for its next one.
+    #[arg(long, env = "HADAL_HEADER_TIMEOUT", default_value_t = 30.0)]
+    pub(crate) header_timeout: f64,
+    /// How long the body of a request may take to arrive, in seconds.
+    #[arg(long, env = "HADAL_BODY_TIMEOUT", default_value_t = 30.0)]
+    pub(crate) body_timeout: f64,
+    /// How long a client may leave a piece of an answer unread, in seconds, before its connection is given up.
+    #[arg(long, env = "HADAL_WRITE_TIMEOUT", default_value_t = 30.0)]
+    pub(crate) write_timeout: f64,
     /// How long an answer may take, in seconds.
     #[arg(long, env = "HADAL_REQUEST_TIMEOUT", default_value_t = 600.0)]
     pub(crate) request_timeout: f64,
@@ -116,6 +125,9 @@ pub(crate) struct Serve {
     /// Other names for the numbers under /metrics.
     #[arg(long, env = "HADAL_METRICS_COMPAT", default_value = "vllm")]
     pub(crate) metrics_compat: MetricsCompat,
+    /// Count the tokens of each expert, hadal_expert_tokens_total: as many series as the model has experts.
+    #[arg(long, env = "HADAL_EXPERT_METRICS")]
+    pub(crate) expert_metrics: bool,
     /// How the log is written, one line per request, on standard error.
     #[arg(long, env = "HADAL_LOG", default_value = "text")]
     pub(crate) log: LogFormat,

@@ -1,16 +1,18 @@
 //! Numbers for Prometheus: of requests, collected here, and of engines, asked for when somebody looks.
 
 mod names;
+mod told;
 mod window;
 
 use std::time::Duration;
 
-use engine::{Stats, Times, Usage};
+use engine::{Times, Usage};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use serde_json::{Value, json};
 
 pub(crate) use names::BLOCK_TOKENS;
+pub(crate) use told::{Told, Version};
 use window::Window;
 
 /// Bounds of the buckets of short times, in seconds: from a step of a small model to a minute.
@@ -22,6 +24,12 @@ const LONG: &[f64] =
 /// Of tokens.
 const TOKENS: &[f64] =
     &[1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0, 131_072.0];
+
+/// Why answers end.
+const FINISHED: &[&str] = &["stop", "length", "tool_calls", "abort", "error"];
+/// Why requests are not taken.
+const REJECTED: &[&str] =
+    &["connections", "draining", "rate", "requests", "text", "too_many_requests_waiting", "too_many_tokens_waiting"];
 
 /// Numbers of requests since the program began.
 pub(crate) struct Metrics {
@@ -39,6 +47,7 @@ pub(crate) struct Metrics {
     rejected: IntCounterVec,
     http: IntCounterVec,
     pub(crate) in_flight: IntGauge,
+    pub(crate) ready: IntGauge,
     pub(crate) panics: IntCounter,
     recent_first_token: Window,
     recent_inter_token: Window,
@@ -54,14 +63,29 @@ impl Metrics {
             registry.register(Box::new(histogram.clone())).expect("names are different");
             histogram
         };
-        let counters = |name: &str, help: &str, labels: &[&str]| {
+        let several = |name: &str, help: &str, labels: &[&str]| {
             let counters = IntCounterVec::new(Opts::new(name, help), labels).expect("a name that is written here");
             registry.register(Box::new(counters.clone())).expect("names are different");
             counters
         };
-        let in_flight = IntGauge::new("hadal_http_requests_in_flight", "HTTP requests that are being answered")
-            .expect("a name that is written here");
-        registry.register(Box::new(in_flight.clone())).expect("names are different");
+        // What has not happened yet is 0, lest the first time be overlooked.
+        let counters = |name: &str, help: &str, (label, values): (&str, &[&str])| {
+            let counters = several(name, help, &[label]);
+            for value in values {
+                counters.with_label_values(&[value]).inc_by(0);
+            }
+            counters
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect("a name that is written here");
+            registry.register(Box::new(gauge.clone())).expect("names are different");
+            gauge
+        };
+        // Memory, processor time, open files: process_*, as all programs name them.
+        #[cfg(target_os = "linux")]
+        registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .expect("names are different");
         let panics = IntCounter::new("hadal_panics_total", "Faults of the program that ended a request")
             .expect("a name that is written here");
         registry.register(Box::new(panics.clone())).expect("names are different");
@@ -87,14 +111,22 @@ impl Metrics {
             ),
             prompt_tokens: histogram("hadal_request_prompt_tokens", "Tokens of a prompt", TOKENS),
             answer_tokens: histogram("hadal_request_generation_tokens", "Tokens of an answer", TOKENS),
-            finished: counters("hadal_request_success_total", "Answers that ended, by reason", &["finished_reason"]),
+            finished: counters(
+                "hadal_request_success_total",
+                "Answers that ended, by reason",
+                ("finished_reason", FINISHED),
+            ),
             rejected: counters(
                 "hadal_admission_rejections_total",
                 "Requests that were not taken because too many were there, by reason",
-                &["reason"],
+                ("reason", REJECTED),
             ),
-            http: counters("hadal_http_requests_total", "HTTP requests that were answered", &["path", "status"]),
-            in_flight,
+            http: several("hadal_http_requests_total", "HTTP requests that were answered", &["path", "status"]),
+            in_flight: gauge(
+                "hadal_http_requests_in_flight",
+                "HTTP requests that are being answered, to the last byte",
+            ),
+            ready: gauge("hadal_ready", "1 if /readyz says so"),
             panics,
             recent_first_token: Window::default(),
             recent_inter_token: Window::default(),
@@ -147,11 +179,11 @@ impl Metrics {
         self.http.with_label_values(&[path, &status.to_string()]).inc();
     }
 
-    /// All numbers as text, those of `engines` included, under our names and, if `aliases`, also under those of vLLM, which
+    /// All numbers as text, those of `versions` included, under our names and, if `aliases`, also under those of vLLM, which
     /// gateways and dashboards know.
-    pub(crate) fn text(&self, model: &str, engines: &[(u64, &'static str, Option<Stats>)], aliases: bool) -> String {
+    pub(crate) fn text(&self, model: &str, versions: &[Version], aliases: bool) -> String {
         let mut families = self.registry.gather();
-        families.extend(of_engines(engines));
+        families.extend(of_versions(versions));
         for family in &mut families {
             for metric in family.mut_metric() {
                 let mut labels = metric.take_label();
@@ -201,49 +233,70 @@ fn label(name: &str, value: &str) -> LabelPair {
     label
 }
 
-/// The numbers of engines, by version.
-fn of_engines(engines: &[(u64, &'static str, Option<Stats>)]) -> Vec<MetricFamily> {
+/// The numbers of versions and of their engines.
+fn of_versions(versions: &[Version]) -> Vec<MetricFamily> {
+    let engines = || versions.iter().filter_map(|version| Some((version.number, version.engine.as_ref()?)));
     let mut families: Vec<MetricFamily> = names::OF_ENGINE
         .iter()
         .map(|number| {
-            let metrics = engines.iter().filter_map(|(version, _, stats)| {
-                let value = (number.value)(stats.as_ref()?)?;
-                let mut metric = Metric::from_label(vec![label("version", &version.to_string())]);
-                set(&mut metric, number.kind, value);
-                Some(metric)
+            let metrics = engines().filter_map(|(version, told)| {
+                Some(metric(number.kind, (number.value)(told)?, vec![of_version(version)]))
             });
             family(number.name, number.help, number.kind, metrics.collect())
         })
         .collect();
-    let states = engines.iter().map(|(version, state, _)| {
-        let labels = vec![label("state", state), label("version", &version.to_string())];
-        let mut metric = Metric::from_label(labels);
-        set(&mut metric, MetricType::GAUGE, 1.0);
-        metric
+    let gauge = |name, help, metrics| family(name, help, MetricType::GAUGE, metrics);
+    let states = versions
+        .iter()
+        .map(|version| metric(MetricType::GAUGE, 1.0, vec![label("state", version.state), of_version(version.number)]));
+    let help = "1 for the state that a version of the model is in";
+    families.push(gauge("hadal_model_version_state", help, states.collect()));
+    let failures = versions.iter().map(|version| {
+        metric(MetricType::GAUGE, f64::from(u8::from(version.is_refused)), vec![of_version(version.number)])
     });
-    families.push(family(
-        "hadal_model_version_state",
-        "1 for the state that a version of the model is in",
-        MetricType::GAUGE,
-        states.collect(),
-    ));
-    let mut build = Metric::from_label(vec![label("build_version", env!("CARGO_PKG_VERSION"))]);
-    set(&mut build, MetricType::GAUGE, 1.0);
-    families.push(family("hadal_build_info", "1, with the program's version", MetricType::GAUGE, vec![build]));
-    let infos = engines.iter().filter_map(|(version, _, stats)| {
-        let blocks = stats.as_ref()?.blocks.to_string();
-        let labels = vec![
-            label("block_size", &names::BLOCK_TOKENS.to_string()),
-            label("num_gpu_blocks", &blocks),
-            label("version", &version.to_string()),
-        ];
-        let mut metric = Metric::from_label(labels);
-        set(&mut metric, MetricType::GAUGE, 1.0);
-        Some(metric)
+    let help = "1 for a version of the model that could not be loaded";
+    families.push(gauge("hadal_model_version_failed", help, failures.collect()));
+    let build = metric(MetricType::GAUGE, 1.0, vec![label("build_version", env!("CARGO_PKG_VERSION"))]);
+    families.push(gauge("hadal_build_info", "1, with the program's version", vec![build]));
+    let infos = engines().map(|(version, told)| {
+        let size = label("block_size", &names::BLOCK_TOKENS.to_string());
+        let blocks = label("num_gpu_blocks", &told.stats.blocks.to_string());
+        metric(MetricType::GAUGE, 1.0, vec![size, blocks, of_version(version)])
     });
     let help = "1, with the size of a block of latents in tokens and their number";
-    families.push(family("hadal_cache_config_info", help, MetricType::GAUGE, infos.collect()));
+    families.push(gauge("hadal_cache_config_info", help, infos.collect()));
+    families.extend(of_experts(engines));
     families
+}
+
+/// The numbers of layers with experts, and of the experts if they are wanted.
+fn of_experts<'a, I: Iterator<Item = (u64, &'a Told)>>(engines: impl Fn() -> I) -> [MetricFamily; 2] {
+    let layer = |i: usize| label("layer", &i.to_string());
+    let balance = engines().flat_map(|(version, told)| {
+        let layers = told.balancedness.iter().enumerate();
+        layers.filter_map(move |(i, balance)| {
+            Some(metric(MetricType::GAUGE, (*balance)?, vec![layer(i), of_version(version)]))
+        })
+    });
+    let tokens = engines().flat_map(|(version, told)| {
+        let layers = told.expert_loads.iter().enumerate();
+        layers.flat_map(move |(i, load)| {
+            let experts = load.iter().flatten().enumerate();
+            experts.map(move |(expert, &tokens)| {
+                let labels = vec![label("expert", &expert.to_string()), layer(i), of_version(version)];
+                metric(MetricType::COUNTER, tokens as f64, labels)
+            })
+        })
+    });
+    let help = "How evenly the experts of a layer are used: their mean load over the largest one";
+    [
+        family("hadal_expert_balancedness", help, MetricType::GAUGE, balance.collect()),
+        family("hadal_expert_tokens_total", "Tokens of an expert", MetricType::COUNTER, tokens.collect()),
+    ]
+}
+
+fn of_version(version: u64) -> LabelPair {
+    label("version", &version.to_string())
 }
 
 fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
@@ -255,7 +308,8 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Met
     family
 }
 
-fn set(metric: &mut Metric, kind: MetricType, value: f64) {
+fn metric(kind: MetricType, value: f64, labels: Vec<LabelPair>) -> Metric {
+    let mut metric = Metric::from_label(labels);
     if kind == MetricType::COUNTER {
         let mut counter = Counter::default();
         counter.set_value(value);
@@ -265,10 +319,13 @@ fn set(metric: &mut Metric, kind: MetricType, value: f64) {
         gauge.set_value(value);
         metric.set_gauge(gauge);
     }
+    metric
 }
 
 #[cfg(test)]
 mod tests {
+    use engine::Stats;
+
     use super::*;
 
     #[test]
@@ -278,7 +335,17 @@ mod tests {
         metrics.answer("stop", Usage { prompt: 5, answer: 3, ..Usage::default() });
         metrics.rejected("requests");
         let stats = Stats { running: 3, blocks: 10, blocks_in_use: 4, prompt_tokens: 77, ..Stats::default() };
-        let text = metrics.text("m\"x", &[(2, "AVAILABLE", Some(stats))], true);
+        let engine = Told {
+            stats,
+            balancedness: vec![None, Some(0.5)],
+            expert_loads: vec![None, Some(vec![7, 0])],
+            ..Told::default()
+        };
+        let versions = [
+            Version { number: 2, state: "AVAILABLE", is_refused: false, engine: Some(engine) },
+            Version { number: 3, state: "END", is_refused: true, engine: None },
+        ];
+        let text = metrics.text("m\"x", &versions, true);
         for line in [
             "hadal_running_requests{version=\"2\",model_name=\"m\\\"x\"} 3",
             "vllm:num_requests_running{version=\"2\",model_name=\"m\\\"x\"} 3",
@@ -288,6 +355,10 @@ mod tests {
             "vllm:request_success_total{finished_reason=\"stop\",model_name=\"m\\\"x\"} 1",
             "hadal_model_version_state{state=\"AVAILABLE\",version=\"2\",model_name=\"m\\\"x\"} 1",
             "# TYPE vllm:prompt_tokens_total counter",
+            "vllm:admission_rejections_total{reason=\"text\",model_name=\"m\\\"x\"} 0",
+            "hadal_model_version_failed{version=\"3\",model_name=\"m\\\"x\"} 1",
+            "hadal_expert_balancedness{layer=\"1\",version=\"2\",model_name=\"m\\\"x\"} 0.5",
+            "hadal_expert_tokens_total{expert=\"0\",layer=\"1\",version=\"2\",model_name=\"m\\\"x\"} 7",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }

@@ -84,7 +84,7 @@ async fn serve(
     };
     // The future that ends the listener also has to say why it ended.
     let (say, why) = tokio::sync::oneshot::channel();
-    let serving = listen::serve(listener, router, limits, async {
+    let serving = listen::serve(listener, router, limits, || server.turned_away(), async {
         say.send(shutdown.await).ok();
     });
     let all_ended = serving.await.context("accepting connections")?;
@@ -199,10 +199,12 @@ fn options(args: &Serve) -> Result<Options> {
             None => None,
         },
         max_body_bytes: positive("--max-body", args.max_body)?.saturating_mul(1 << 20),
+        body_timeout: wait("--body-timeout", args.body_timeout)?,
         request_timeout: seconds("--request-timeout", args.request_timeout)?,
         max_requests: positive("--max-requests", args.max_requests)?,
         step_timeout: seconds("--step-timeout", args.step_timeout)?,
         seed: args.seed,
+        expert_metrics: args.expert_metrics,
         vllm_metrics: args.metrics_compat == MetricsCompat::Vllm,
         page: !args.no_ui,
         hosts: args.allow_host.clone(),
@@ -216,6 +218,8 @@ fn limits(args: &Serve) -> Result<listen::Limits> {
     seconds("--drain-delay", args.drain_delay)?;
     Ok(listen::Limits {
         max_connections: positive("--max-connections", args.max_connections)?,
+        header_timeout: wait("--header-timeout", args.header_timeout)?,
+        write_timeout: wait("--write-timeout", args.write_timeout)?,
         drain_timeout: seconds("--drain-timeout", args.drain_timeout)?,
         ..listen::Limits::default()
     })
@@ -240,6 +244,15 @@ fn positive(name: &str, value: usize) -> Result<usize> {
 fn seconds(name: &str, value: f64) -> Result<Duration> {
     Duration::try_from_secs_f64(value)
         .map_err(|_| Usage(format!("{name} is {value}, but must be a number of seconds from 0")).into())
+}
+
+/// Seconds that somebody else has for something.
+fn wait(name: &str, value: f64) -> Result<Duration> {
+    let duration = seconds(name, value)?;
+    if duration.is_zero() {
+        return Err(Usage(format!("{name} is {value}, so that nobody could be in time; give it more than 0")).into());
+    }
+    Ok(duration)
 }
 
 fn gibibytes(name: &str, value: f64) -> Result<u64> {

@@ -14,6 +14,7 @@ pub(crate) async fn serve(args: &Serve, limits: listen::Limits, keys: Option<Key
     let mut signals = Signals::new()?;
     let gateway = Gateway::new(Options {
         max_body_bytes: args.max_body.saturating_mul(1 << 20),
+        body_timeout: super::wait("--body-timeout", args.body_timeout)?,
         ..Options::new(args.router.clone())
     })?;
     let (listener, address) = bind(args).await?;
@@ -26,7 +27,7 @@ pub(crate) async fn serve(args: &Serve, limits: listen::Limits, keys: Option<Key
         tracing::info!("asked to end; new requests are taken for {} s more", args.drain_delay);
         tokio::time::sleep(Duration::from_secs_f64(args.drain_delay)).await;
     };
-    let all_ended = listen::serve(listener, router, limits, shutdown).await.context("accepting connections")?;
+    let all_ended = listen::serve(listener, router, limits, || {}, shutdown).await.context("accepting connections")?;
     health.stop().await;
     if !all_ended {
         tracing::warn!("some requests had not ended after {} s and were given up", args.drain_timeout);
