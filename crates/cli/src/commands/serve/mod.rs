@@ -210,7 +210,6 @@ fn options(args: &Serve) -> Result<Options> {
         hosts: args.allow_host.clone(),
         cors_origins: args.cors_origin.clone(),
         poll_interval: seconds("--poll-interval", args.poll_interval)?,
-        ..Options::default()
     })
 }
 
