@@ -333,37 +333,21 @@ impl<'a> Engine<'a> {
         self.keep(i, before);
     }
 
-    /// Draws the next token of each answer, and the one after it where that was proposed.
+    /// Draws the next token of each answer, and the one after it where that was proposed. Answers know nothing of each other,
+    /// so their draws, which go over the whole vocabulary, share the threads.
     fn draw(&mut self) {
-        let (begun, limit) = (Instant::now(), self.model.config.max_position_embeddings);
-        for Running { job, cache, phase, fresh, proposal, .. } in &mut self.running {
-            let Phase::Answer(outlooks) = phase else { continue };
-            let mut proposal = proposal.take();
-            for Outlook { logits, hidden } in std::mem::take(outlooks) {
-                let (id, finish) = match job.draw(self.ctx, &logits, limit) {
-                    Ok(drawn) => drawn,
-                    Err(error) => {
-                        *phase = Phase::Ended(Err(error));
-                        break;
-                    }
-                };
-                self.stats.answer_tokens += u64::from(id.is_some());
-                if let Some(finish) = finish {
-                    *phase = Phase::Ended(Ok(finish));
-                    break;
-                }
-                let Some(id) = id else { unreachable!("an answer goes on with a token") };
-                fresh.push((id, hidden));
-                if let Some(proposal) = proposal.take() {
-                    self.stats.proposed += 1;
-                    if proposal != id {
-                        // It is in the cache, where the token that was drawn belongs.
-                        cache.truncate(cache.len() - 1);
-                        break;
-                    }
-                    self.stats.accepted += 1;
-                }
+        let (begun, ctx, limit) = (Instant::now(), self.ctx, self.model.config.max_position_embeddings);
+        let answers = self.running.iter_mut().filter(|running| matches!(running.phase, Phase::Answer(_)));
+        let mut draws: Vec<(&mut Running, Draws)> = answers.map(|running| (running, Draws::default())).collect();
+        ctx.for_each_chunk(&mut draws, 1, |_, draws| {
+            for (running, draws) in draws {
+                running.draw(ctx, limit, draws);
             }
+        });
+        for (_, Draws { tokens, proposed, accepted }) in draws {
+            self.stats.answer_tokens += tokens;
+            self.stats.proposed += proposed;
+            self.stats.accepted += accepted;
         }
         self.stats.draw_seconds += begun.elapsed().as_secs_f64();
     }
@@ -564,6 +548,48 @@ fn rows_from(ctx: &Ctx, x: &Tensor, first: usize) -> Tensor {
     let mut rest = ctx.empty([rows - first, d]);
     rest.data_mut().copy_from_slice(&x.data()[first * d..]);
     rest
+}
+
+/// What was drawn for one answer in a step.
+#[derive(Clone, Copy, Default)]
+struct Draws {
+    tokens: u64,
+    proposed: u64,
+    accepted: u64,
+}
+
+impl Running {
+    /// Draws the next token, and the one after it if it was proposed.
+    fn draw(&mut self, ctx: &Ctx, limit: usize, draws: &mut Draws) {
+        let Self { job, cache, phase, fresh, proposal, .. } = self;
+        let Phase::Answer(outlooks) = phase else { return };
+        let mut proposal = proposal.take();
+        for Outlook { logits, hidden } in std::mem::take(outlooks) {
+            let (id, finish) = match job.draw(ctx, &logits, limit) {
+                Ok(drawn) => drawn,
+                Err(error) => {
+                    *phase = Phase::Ended(Err(error));
+                    break;
+                }
+            };
+            draws.tokens += u64::from(id.is_some());
+            if let Some(finish) = finish {
+                *phase = Phase::Ended(Ok(finish));
+                break;
+            }
+            let Some(id) = id else { unreachable!("an answer goes on with a token") };
+            fresh.push((id, hidden));
+            if let Some(proposal) = proposal.take() {
+                draws.proposed += 1;
+                if proposal != id {
+                    // It is in the cache, where the token that was drawn belongs.
+                    cache.truncate(cache.len() - 1);
+                    break;
+                }
+                draws.accepted += 1;
+            }
+        }
+    }
 }
 
 impl Job {

@@ -86,8 +86,13 @@ pub fn sample(
     params: &Params,
     rng: &mut Rng,
 ) -> Result<u32, Error> {
-    let distribution = distribution(ctx, logits, vocab_limit, history, params)?;
-    Ok(if params.temperature == 0.0 { distribution.ids[0] } else { distribution.draw(rng) })
+    match kept(ctx, logits, vocab_limit, history, params)? {
+        Kept::Best(id) => Ok(id),
+        Kept::Weighted { ids, weights, total } => {
+            let probs = ids.iter().map(|&id| f64::from(weights[id as usize]) / total);
+            Ok(draw(&ids, probs, rng))
+        }
+    }
 }
 
 /// What the next token is drawn from, for one row of `logits`, of which the first `vocab_limit` have tokens. Penalties are
@@ -102,6 +107,30 @@ pub fn distribution(
     history: &History,
     params: &Params,
 ) -> Result<Distribution, Error> {
+    match kept(ctx, logits, vocab_limit, history, params)? {
+        Kept::Best(id) => Ok(Distribution { ids: vec![id], probs: vec![1.0] }),
+        Kept::Weighted { ids, weights, total } => {
+            let probs = ids.iter().map(|&id| f64::from(weights[id as usize]) / total).collect();
+            Ok(Distribution { ids, probs })
+        }
+    }
+}
+
+/// The tokens that may come next, before anything is divided.
+enum Kept {
+    /// The likeliest one.
+    Best(u32),
+    /// These, in the order of [`Distribution::ids`], each with its weight among those of all tokens; `total` is that of these.
+    Weighted { ids: Vec<u32>, weights: Vec<f32>, total: f64 },
+}
+
+fn kept(
+    ctx: &Ctx,
+    logits: &mut [f32],
+    vocab_limit: usize,
+    history: &History,
+    params: &Params,
+) -> Result<Kept, Error> {
     let tokens = vocab_limit.min(logits.len());
     let logits = &mut logits[..tokens];
     history.penalise(logits, params);
@@ -114,7 +143,7 @@ pub fn distribution(
     }
     if params.temperature == 0.0 {
         let best = logits.iter().position(|&x| x == largest).expect("the largest is one of them");
-        return Ok(Distribution { ids: vec![best as u32], probs: vec![1.0] });
+        return Ok(Kept::Best(best as u32));
     }
 
     let mut weights = vec![0.0; tokens];
@@ -139,9 +168,8 @@ pub fn distribution(
     };
     // The largest weight is 1, so a weight is its probability as a part of the largest one.
     ids.retain(|&id| weights[id as usize] > 0.0 && weights[id as usize] >= params.min_p);
-    let total: f64 = ids.iter().map(|&id| f64::from(weights[id as usize])).sum();
-    let probs = ids.iter().map(|&id| f64::from(weights[id as usize]) / total).collect();
-    Ok(Distribution { ids, probs })
+    let total = ids.iter().map(|&id| f64::from(weights[id as usize])).sum();
+    Ok(Kept::Weighted { ids, weights, total })
 }
 
 impl Params {
@@ -215,17 +243,22 @@ impl History {
 impl Distribution {
     /// A token, by one uniform number.
     pub fn draw(&self, rng: &mut Rng) -> u32 {
-        let u = rng.uniform();
-        let mut below = 0.0;
-        for (&id, p) in self.ids.iter().zip(&self.probs) {
-            below += p;
-            if u < below {
-                return id;
-            }
-        }
-        // The sum may be below 1 by its rounding errors, and `u` in between.
-        self.ids[self.ids.len() - 1]
+        draw(&self.ids, self.probs.iter().copied(), rng)
     }
+}
+
+/// A token of `ids`, whose probabilities are `probs`, by one uniform number. Probabilities behind it are not asked for.
+fn draw(ids: &[u32], probs: impl Iterator<Item = f64>, rng: &mut Rng) -> u32 {
+    let u = rng.uniform();
+    let mut below = 0.0;
+    for (&id, p) in ids.iter().zip(probs) {
+        below += p;
+        if u < below {
+            return id;
+        }
+    }
+    // The sum may be below 1 by its rounding errors, and `u` in between.
+    ids[ids.len() - 1]
 }
 
 /// Orders tokens: by falling logit, then by rising id.
