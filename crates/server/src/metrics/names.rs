@@ -44,7 +44,6 @@ pub(crate) const OF_ENGINE: &[Number] = &[
         Some(s.cached_tokens as f64)
     }),
     counter("hadal_preemptions_total", "Times that a request made room for others", |s| Some(s.preemptions as f64)),
-    counter("hadal_cancelled_requests_total", "Requests whose clients left", |s| Some(s.cancelled as f64)),
     counter("hadal_kv_evicted_blocks_total", "Blocks of latents that were forgotten", |s| Some(s.evicted_blocks as f64)),
     counter("hadal_step_seconds_total", "Time of all steps", |s| Some(s.step_seconds)),
     counter("hadal_model_seconds_total", "Time of steps in which the model ran", |s| Some(s.model_seconds)),
