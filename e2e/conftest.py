@@ -145,6 +145,22 @@ def serve(hadal, models):
 
 
 @pytest.fixture(scope="session")
+def server_of(hadal, models):
+    """One server for each chat format, for all tests that leave it as it is."""
+    running = {}
+
+    def start(template):
+        if template not in running:
+            running[template] = Server(hadal, "--model", models(template), "--seed", "1")
+            running[template].model = "tiny"
+        return running[template]
+
+    yield start
+    for server in running.values():
+        assert server.stop() == 0, "\n".join(server.log[-20:])
+
+
+@pytest.fixture(scope="session")
 def server(hadal, models):
     """One server for all tests that leave it as it is."""
     server = Server(hadal, "--model", models("v3_1"), "--seed", "1")

@@ -1,5 +1,6 @@
 """Requests without a client package: every status, header and byte as it came."""
 
+import hashlib
 import http.client
 import json
 import time
@@ -66,3 +67,10 @@ def wait_for(what, condition, seconds=20):
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(0.02)
+
+
+def key(name, secret, scope, rate=None):
+    """An entry of a file of keys."""
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    limit = "" if rate is None else f"requests_per_minute = {rate}\n"
+    return f'[[keys]]\nname = "{name}"\nsha256 = "{digest}"\nscope = "{scope}"\n{limit}\n'

@@ -9,7 +9,7 @@ import anthropic
 import jsonschema
 import pydantic
 import pytest
-from exchange import ask, metric, wait_for
+from exchange import ask, key, metric, wait_for
 
 USER = [{"role": "user", "content": "How deep is the trench?"}]
 DEPTH = {
@@ -47,23 +47,6 @@ def create(client):
         return client.messages.create(**{"model": "tiny", "messages": USER, "max_tokens": 8, "extra_body": body, **fields})
 
     return create
-
-
-@pytest.fixture(scope="module")
-def serve_of(hadal, models):
-    """One server for each chat format."""
-    from conftest import Server
-
-    running = {}
-
-    def start(template):
-        if template not in running:
-            running[template] = Server(hadal, "--model", models(template), "--seed", "1")
-        return running[template]
-
-    yield start
-    for server in running.values():
-        assert server.stop() == 0
 
 
 def said(message):
@@ -180,8 +163,8 @@ def test_count_tokens(client, create):
     [{"type": "any"}, {"type": "any", "disable_parallel_tool_use": True}, {"type": "tool", "name": "tide"}],
     ids=["any", "one", "named"],
 )
-def test_demanded_calls(serve_of, template, choice):
-    client = connect(serve_of(template))
+def test_demanded_calls(server_of, template, choice):
+    client = connect(server_of(template))
     fields = {"model": "tiny", "messages": USER, "tools": TOOLS, "tool_choice": choice, "max_tokens": 900}
     if template == "r1":
         fields["thinking"] = {"type": "enabled", "budget_tokens": 5}
@@ -271,8 +254,8 @@ def test_parse(client):
 
 
 @pytest.mark.parametrize("template", ["r1", "v3_1"])
-def test_thinking(serve_of, template):
-    client = connect(serve_of(template))
+def test_thinking(server_of, template):
+    client = connect(server_of(template))
     fields = {"model": "tiny", "messages": USER, "max_tokens": 40, "extra_body": GREEDY}
     on = {"type": "enabled", "budget_tokens": 10}
     whole = client.messages.create(thinking=on, **fields)
@@ -302,8 +285,8 @@ def test_thinking(serve_of, template):
     assert said(adaptive) == said(client.messages.create(**fields))
 
 
-def test_thinking_where_there_is_none(serve_of):
-    client = connect(serve_of("v3"))
+def test_thinking_where_there_is_none(server_of):
+    client = connect(server_of("v3"))
     with pytest.raises(anthropic.BadRequestError) as error:
         client.messages.create(model="tiny", messages=USER, max_tokens=40, thinking={"type": "enabled", "budget_tokens": 10})
     assert "does not think" in error.value.message
@@ -381,14 +364,6 @@ def test_keys_are_typed(serve, tmp_path):
         connect(server, api_key="abc").messages.create(**fields)
     assert 1 <= int(error.value.response.headers["retry-after"]) <= 30
     assert error.value.body["error"]["type"] == "rate_limit_error"
-
-
-def key(name, secret, scope, rate=None):
-    import hashlib
-
-    digest = hashlib.sha256(secret.encode()).hexdigest()
-    limit = "" if rate is None else f"requests_per_minute = {rate}\n"
-    return f'[[keys]]\nname = "{name}"\nsha256 = "{digest}"\nscope = "{scope}"\n{limit}\n'
 
 
 def test_a_full_server(serve):

@@ -1,13 +1,12 @@
 """What is around the answers: texts and tokens, names of requests, errors, keys, hosts and origins."""
 
-import hashlib
 import http.client
 import json
 import re
 import urllib.parse
 
 import pytest
-from exchange import ask, get, metric, post, wait_for
+from exchange import ask, get, key, metric, post, wait_for
 
 TEXTS = [
     "The trench is 10,935 metres deep.",
@@ -152,12 +151,6 @@ def test_origins(serve, tmp_path):
     for origin in ["https://page.evil", "http://page", "null", "https://PAGE"]:
         reply = ask(server, "OPTIONS", "/v1/models", headers={"origin": origin, "access-control-request-method": "GET"})
         assert reply.status == 401 and "access-control-allow-origin" not in reply.headers
-
-
-def key(name, secret, scope, rate=None):
-    digest = hashlib.sha256(secret.encode()).hexdigest()
-    limit = "" if rate is None else f"requests_per_minute = {rate}\n"
-    return f'[[keys]]\nname = "{name}"\nsha256 = "{digest}"\nscope = "{scope}"\n{limit}\n'
 
 
 def test_keys(serve, tmp_path):

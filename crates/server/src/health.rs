@@ -113,7 +113,7 @@ pub(crate) async fn stats(State(app): State<Arc<App>>) -> Json<Value> {
         "requests_total": ended,
         "failed_total": failed,
         "rejected_total": app.metrics.rejected_total(),
-        "cancelled_total": stats.cancelled,
+        "cancelled_total": app.metrics.left.get(),
         "preemptions_total": stats.preemptions,
         "prompt_tokens_total": stats.prompt_tokens,
         "generation_tokens_total": stats.answer_tokens,

@@ -113,6 +113,7 @@ impl Record {
     /// The client does not want the answer any more.
     pub(crate) fn left(&self) {
         if !self.has_left.swap(true, Ordering::AcqRel) {
+            self.metrics.left.inc();
             self.metrics.answer("abort", Usage::default());
         }
     }

@@ -124,13 +124,7 @@ enum Kept {
     Weighted { ids: Vec<u32>, weights: Vec<f32>, total: f64 },
 }
 
-fn kept(
-    ctx: &Ctx,
-    logits: &mut [f32],
-    vocab_limit: usize,
-    history: &History,
-    params: &Params,
-) -> Result<Kept, Error> {
+fn kept(ctx: &Ctx, logits: &mut [f32], vocab_limit: usize, history: &History, params: &Params) -> Result<Kept, Error> {
     let tokens = vocab_limit.min(logits.len());
     let logits = &mut logits[..tokens];
     history.penalise(logits, params);

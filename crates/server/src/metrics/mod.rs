@@ -49,6 +49,8 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: IntGauge,
     pub(crate) ready: IntGauge,
     pub(crate) panics: IntCounter,
+    /// Requests whose clients left. The engine also lets go of answers that have said enough, so its own count is another.
+    pub(crate) left: IntCounter,
     recent_first_token: Window,
     recent_inter_token: Window,
     recent_end_to_end: Window,
@@ -89,6 +91,9 @@ impl Metrics {
         let panics = IntCounter::new("hadal_panics_total", "Faults of the program that ended a request")
             .expect("a name that is written here");
         registry.register(Box::new(panics.clone())).expect("names are different");
+        let left = IntCounter::new("hadal_cancelled_requests_total", "Requests whose clients left")
+            .expect("a name that is written here");
+        registry.register(Box::new(left.clone())).expect("names are different");
         Self {
             first_token: histogram(
                 "hadal_time_to_first_token_seconds",
@@ -128,6 +133,7 @@ impl Metrics {
             ),
             ready: gauge("hadal_ready", "1 if /readyz says so"),
             panics,
+            left,
             recent_first_token: Window::default(),
             recent_inter_token: Window::default(),
             recent_end_to_end: Window::default(),

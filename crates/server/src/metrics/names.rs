@@ -49,7 +49,6 @@ pub(crate) const OF_ENGINE: &[Number] = &[
     counter("hadal_preemptions_total", "Times that a request made room for others", |t| {
         Some(t.stats.preemptions as f64)
     }),
-    counter("hadal_cancelled_requests_total", "Requests whose clients left", |t| Some(t.stats.cancelled as f64)),
     counter("hadal_kv_evicted_blocks_total", "Blocks of latents that were forgotten", |t| {
         Some(t.stats.evicted_blocks as f64)
     }),
