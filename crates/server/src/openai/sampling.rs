@@ -161,7 +161,12 @@ fn logit_bias(fields: &mut Fields, served: &Served) -> Result<Vec<(u32, f32)>, A
         return Err(ApiError::field("too_many_entries", path, message));
     }
     let read = |(key, value): (String, Value)| {
-        let id = key.parse::<u32>().ok().filter(|&id| (id as usize) < served.tokenizer.vocab_size());
+        // A number may be read with a sign or zeros before it; an id is written in one way.
+        let id = key
+            .parse::<u32>()
+            .ok()
+            .filter(|id| id.to_string() == key)
+            .filter(|&id| (id as usize) < served.tokenizer.vocab_size());
         let bias = value.as_f64().filter(|bias| (-100.0..=100.0).contains(bias));
         match (id, bias) {
             // As published, -100 bans a token.
