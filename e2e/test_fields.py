@@ -380,7 +380,7 @@ TABLES = [
     ),
     Table(
         at.OutputConfigParam, "/v1/messages", {}, lambda it: {**MESSAGE, "max_tokens": 60, "output_config": it},
-        {"effort": Refused("low"), "format": Changes({"type": "json_schema", "schema": PORT})}, "output_config.",
+        {"effort": Same("high", "low"), "format": Changes({"type": "json_schema", "schema": PORT})}, "output_config.",
     ),
     Table(
         at.JSONOutputFormatParam, "/v1/messages", {"type": "json_schema", "schema": PORT},

@@ -275,6 +275,7 @@ impl<'a> Engine<'a> {
         let (ctx, model) = (self.ctx, self.model);
         let Running { job, cache, phase, draft, .. } = &mut self.running[i];
         let (is_scored, done) = (job.is_scored(), cache.len());
+        let queue = job.times().queue;
         let Job { request, sink, answer, scored, usage, .. } = job;
         let prompt = &request.prompt;
         let mut run = || {
@@ -314,7 +315,7 @@ impl<'a> Engine<'a> {
         self.stats.prompt_tokens += n as u64;
         let (done, total) = (done + n, prompt.len());
         if answer.is_empty() {
-            sink.send(Event::Prompt { done, total, cached: usage.cached });
+            sink.send(Event::Prompt { done, total, cached: usage.cached, queue });
         }
         self.share(i, done);
     }

@@ -16,6 +16,8 @@ pub enum Event {
         total: usize,
         /// Those of them that were in the cache.
         cached: usize,
+        /// How long the request had waited before the engine began with it.
+        queue: Duration,
     },
     /// Log-probabilities of prompt tokens, if they were asked for: of those from position `first` on. The first token of a
     /// prompt follows nothing and has none, so they begin with position 1. They come in order, without a gap.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::{Event, Finish, Logprobs, Request, Sink, Usage};
+use engine::{Event, Finish, Logprobs, Request, Sink, Times, Usage};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -170,7 +170,7 @@ async fn answer(
     let deadline = tokio::time::Instant::from_std(ask.deadline);
     let mut assembler = Assembler::new(&served.tokenizer, served.format, ask.reading, &ask.drawing.stop);
     let mut usage = Usage { prompt: ask.prompt.len(), ..Usage::default() };
-    let mut last_token: Option<Instant> = None;
+    let (submitted, mut queue, mut first_token, mut last_token) = (Instant::now(), Duration::ZERO, None, None);
     let ended = loop {
         let event = tokio::select! {
             event = events.recv() => event,
@@ -178,8 +178,8 @@ async fn answer(
             () = tokio::time::sleep_until(deadline) => break Err(too_late(ask)),
         };
         match event {
-            Some(Event::Prompt { done, total, cached }) => {
-                usage.cached = cached;
+            Some(Event::Prompt { done, total, cached, queue: waited }) => {
+                (usage.cached, queue) = (cached, waited);
                 let piece = Piece::Progress { done, total, cached };
                 if ask.drawing.return_progress && out.send((index, piece)).await.is_err() {
                     return record.left();
@@ -193,12 +193,15 @@ async fn answer(
             Some(Event::Token(drawn)) => {
                 usage.answer += 1;
                 record.token(&mut last_token);
+                let first = *first_token.get_or_insert_with(Instant::now);
                 let delta = assembler.push(drawn);
                 if !delta.is_empty() && out.send((index, Piece::Delta(delta))).await.is_err() {
                     return record.left();
                 }
                 if assembler.has_ended() {
-                    // Nothing that follows counts; without its receiver the engine ends it.
+                    // Nothing that follows counts; without its receiver the engine ends it, and says no more.
+                    let prefill = first.saturating_duration_since(submitted).saturating_sub(queue);
+                    record.times(Times { queue, prefill, decode: first.elapsed() }, usage.answer);
                     break Ok(Finish::Stop);
                 }
             }

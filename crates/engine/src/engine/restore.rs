@@ -74,7 +74,8 @@ impl Engine<'_> {
                 running.job.usage.cached += BLOCK_TOKENS;
                 self.stats.cached_tokens += BLOCK_TOKENS as u64;
                 let (done, total) = (running.cache.len(), request.prompt.len());
-                running.job.sink.send(Event::Prompt { done, total, cached: done });
+                let queue = running.job.times().queue;
+                running.job.sink.send(Event::Prompt { done, total, cached: done, queue });
             }
             self.keep(i, at);
         }
