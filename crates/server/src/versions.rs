@@ -4,6 +4,8 @@
 //! takes nothing away: those that serve go on.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -136,8 +138,9 @@ pub(crate) struct Watch {
     pub(crate) failed: BTreeMap<u64, Mark>,
 }
 
-/// Tells one state of a directory from another: when it and its configuration were changed, and how many files it has.
-pub(crate) type Mark = (Option<std::time::SystemTime>, Option<std::time::SystemTime>, usize);
+/// Tells one state of a directory from another: the names, sizes and times of its files. Copies may keep the time of the
+/// original's last change, but not that of the entry itself.
+pub(crate) type Mark = Vec<(OsString, u64, i64, i64)>;
 
 impl Watch {
     /// Looks once at what there is, loads what is wanted, and lets go of what is not. Takes as long as loading does.
@@ -257,9 +260,15 @@ fn numbered(dir: &Path) -> std::io::Result<BTreeMap<u64, PathBuf>> {
 }
 
 fn mark(dir: &Path) -> Mark {
-    let modified = |path: &Path| fs_err::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    let files = fs_err::read_dir(dir).map_or(0, Iterator::count);
-    (modified(dir), modified(&dir.join("config.json")), files)
+    let of = |entry: std::io::Result<fs_err::DirEntry>| {
+        let entry = entry.ok()?;
+        let metadata = entry.metadata().ok()?;
+        Some((entry.file_name(), metadata.len(), metadata.mtime(), metadata.ctime_nsec() ^ metadata.ctime()))
+    };
+    // What cannot be looked at is no file of a model that could be served.
+    let mut mark: Mark = fs_err::read_dir(dir).map_or_else(|_| Vec::new(), |entries| entries.filter_map(of).collect());
+    mark.sort();
+    mark
 }
 
 /// Waits for the end of one answer.
