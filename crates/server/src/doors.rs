@@ -17,6 +17,7 @@ use prometheus::IntGauge;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::keys::{Caller, Scope};
+use crate::unread::Unread;
 
 /// The name of a request, as an extension of it.
 #[derive(Clone, Debug)]
@@ -46,14 +47,15 @@ impl Dialect {
 }
 
 /// The way in and out.
-pub(crate) async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+pub(crate) async fn pass(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let (unread, mut request) = Unread::of(request);
     let id = request_id(request.headers());
     let path =
         request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
     let dialect = Dialect::of(request.uri().path(), request.headers());
     let origin = allowed_origin(&app, request.headers());
     let in_flight = InFlight::new(app.metrics.in_flight.clone());
-    let response = match check(&app, &request) {
+    let mut response = match check(&app, &request) {
         _ if origin.is_some() && request.method() == Method::OPTIONS => preflight(),
         Err(error) => respond(&error, dialect, &id),
         Ok(caller) => {
@@ -69,6 +71,9 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, mut request: Request, next
         }
     };
     app.metrics.http(&path, response.status().as_u16());
+    if unread.is_left() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     finish(response.map(|body| Body::new(Counted { body, _in_flight: in_flight })), dialect, &id, origin)
 }
 
@@ -123,10 +128,6 @@ pub(crate) fn respond(error: &ApiError, dialect: Dialect, id: &str) -> Response 
     }
     if error.status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    // What is left of a body that was refused is not read.
-    if matches!(error.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

@@ -28,6 +28,7 @@ mod prompt;
 mod record;
 mod served;
 mod stream;
+mod unread;
 mod versions;
 mod watchdog;
 
