@@ -148,7 +148,7 @@ def test_origins(serve, tmp_path):
         assert reply.headers["vary"] == "origin" and "x-request-id" in reply.headers["access-control-expose-headers"]
         refused = get(server, "/v1/models", headers={"origin": origin})
         assert refused.status == 401 and refused.headers["access-control-allow-origin"] == origin, "a page reads errors too"
-    for origin in ["https://page.evil", "http://page", "null", "https://PAGE"]:
+    for origin in ["https://page.invalid", "http://page", "null", "https://PAGE"]:
         reply = ask(server, "OPTIONS", "/v1/models", headers={"origin": origin, "access-control-request-method": "GET"})
         assert reply.status == 401 and "access-control-allow-origin" not in reply.headers
 
