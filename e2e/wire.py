@@ -37,6 +37,7 @@ class Client:
     """One connection, kept for many requests."""
 
     def __init__(self, url, timeout=30):
+        self.url = url
         self.connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
 
     def ask(self, path, body=None, method=None, **headers):

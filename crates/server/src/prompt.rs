@@ -87,8 +87,13 @@ impl Conversation<'_> {
     pub(crate) fn encode(self, served: &Served) -> Result<Vec<u32>, ApiError> {
         let bytes: usize = self.messages.iter().map(|message| message.content.as_ref().map_or(0, String::len)).sum();
         served.check_bytes(bytes, "messages")?;
-        let (messages, options) = self.for_template(served);
-        served.template.encode(&served.tokenizer, &messages, &options).map_err(|error| refusal(&error))
+        let (messages, mut options) = self.for_template(served);
+        // Descriptions of tools and calls of theirs are text, too.
+        options.max_bytes = Some(served.max_bytes());
+        served.template.encode(&served.tokenizer, &messages, &options).map_err(|error| match error {
+            ChatError::TooLong { bytes, .. } => served.too_long(bytes, "messages"),
+            error => refusal(&error),
+        })
     }
 
     /// The text, up to where the model begins.

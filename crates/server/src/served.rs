@@ -115,17 +115,23 @@ impl Served {
         engine::balancedness(self.engine.model())
     }
 
+    /// The most bytes that the tokens of a context can hold.
+    pub(crate) fn max_bytes(&self) -> usize {
+        self.max_model_len.saturating_mul(self.longest_token)
+    }
+
     /// Refuses text that cannot fit the context, before anybody takes the time to tokenise it.
     pub(crate) fn check_bytes(&self, bytes: usize, param: &str) -> Result<(), ApiError> {
-        let most = self.max_model_len.saturating_mul(self.longest_token);
-        if bytes <= most {
-            return Ok(());
-        }
+        if bytes <= self.max_bytes() { Ok(()) } else { Err(self.too_long(bytes, param)) }
+    }
+
+    /// What is said of such a text.
+    pub(crate) fn too_long(&self, bytes: usize, param: &str) -> ApiError {
         let message = format!(
             "{param} has {bytes} bytes, which no {} tokens can hold; this model's context is {} tokens",
             self.max_model_len, self.max_model_len
         );
-        Err(ApiError::field("context_length_exceeded", param, message))
+        ApiError::field("context_length_exceeded", param, message)
     }
 
     /// How many tokens an answer may have after a prompt of `prompt` tokens, of `asked` ones.

@@ -52,7 +52,7 @@ impl ChatTemplate {
     /// Where the strings spell none, the ids are those of [`render`](Self::render) through [`Tokenizer::encode`].
     ///
     /// # Errors
-    /// As [`render`](Self::render), and when the template changes the strings in a way that cannot be followed.
+    /// As [`render`](Self::render), when the text is longer than `options.max_bytes`, and when the template changes the strings in a way that cannot be followed.
     pub fn encode(
         &self,
         tokenizer: &Tokenizer,
@@ -61,6 +61,9 @@ impl ChatTemplate {
     ) -> Result<Vec<u32>, ChatError> {
         let name = self.choose(options)?;
         let plain = self.render_named(name, messages, options)?;
+        if let Some(limit) = options.max_bytes.filter(|&limit| plain.len() > limit) {
+            return Err(ChatError::TooLong { bytes: plain.len(), limit });
+        }
         let marks = Marks::new(tokenizer, &plain, messages, options)?;
 
         for cut in [Cut::Nothing, Cut::ThroughFirst, Cut::ThroughLast] {

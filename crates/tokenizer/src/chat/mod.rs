@@ -52,6 +52,9 @@ pub struct ChatOptions {
     pub template: Option<String>,
     /// Whose control tokens count; matters to [`ChatTemplate::encode`] alone.
     pub trust: Trust,
+    /// The most bytes of rendered text that are turned into ids, which takes hundreds of times their room; matters to
+    /// [`ChatTemplate::encode`] alone.
+    pub max_bytes: Option<usize>,
 }
 
 /// Why a conversation could not be rendered or encoded.
@@ -78,6 +81,15 @@ pub enum ChatError {
         asked: String,
         /// What there is.
         known: Vec<String>,
+    },
+
+    /// More text than [`ChatOptions::max_bytes`].
+    #[error("the rendered conversation has {bytes} bytes, and may have {limit}")]
+    TooLong {
+        /// Bytes of the text.
+        bytes: usize,
+        /// How many it may have.
+        limit: usize,
     },
 
     /// The template does something to the conversation's strings that cannot be followed.

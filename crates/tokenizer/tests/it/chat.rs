@@ -116,6 +116,22 @@ fn templates_render_as_in_transformers() {
     }
 }
 
+#[test]
+fn text_that_is_too_long_is_not_encoded() {
+    let template = ChatTemplate::builtin(ChatFormat::V31);
+    let mut options = ChatOptions::default();
+    options.variables.insert("tools".to_owned(), json!([{ "function": { "name": "f", "description": "x".repeat(1000), "parameters": {} } }]));
+    let messages = [Message::new("user", "u")];
+    let bytes = template.render(&messages, &options).unwrap().len();
+    let mut encode = |limit| {
+        options.max_bytes = Some(limit);
+        template.encode(&common::tiny(), &messages, &options)
+    };
+    assert!(encode(bytes).is_ok());
+    let wanted = format!("the rendered conversation has {bytes} bytes, and may have {}", bytes - 1);
+    assert_eq!(encode(bytes - 1).unwrap_err().to_string(), wanted);
+}
+
 /// Marking and unmarking changes nothing where no message spells a control token.
 #[test]
 fn encoding_is_encoding_the_rendered_text() {
