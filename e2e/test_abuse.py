@@ -6,6 +6,7 @@ as before, nothing in it has panicked, and it holds no more memory than before.
     pytest e2e/test_abuse.py
 """
 
+import copy
 import gzip
 import json
 import math
@@ -681,11 +682,11 @@ def mutated(random, body):
         elif what == 3:
             inner[key] = {"a": inner[key]}
         elif what == 4 and isinstance(inner, list):
-            inner.extend([inner[key]] * random.choice([1, 5, 200]))
+            inner.extend([inner[key]] * random.choice([1, 5, 5 if isinstance(inner[key], (dict, list)) else 200]))
         elif what == 5 and isinstance(inner[key], (int, float)):
             inner[key] = inner[key] * random.choice([-1, 1e3, 1e18, 2**40, 0.001]) + random.choice([0, 1])
         else:
-            inner[key] = random.choice(NASTY)
+            inner[key] = copy.deepcopy(random.choice(NASTY))
     text = json.dumps(body, ensure_ascii=random.random() < 0.5).encode("utf-8", "surrogatepass")
     if random.random() < 0.25:
         data = bytearray(text)
