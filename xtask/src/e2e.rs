@@ -13,7 +13,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
     let python = environment(&target.join("e2e"))?;
     eprintln!("e2e: tests");
     let pytest = Command::new(python)
-        .args(["-m", "pytest", "e2e", "-q"])
+        .args(["-m", "pytest", "e2e", "-q", "-n", "2"])
         .args(arguments)
         .current_dir(cargo::root())
         .env("HADAL_BIN", &hadal)
