@@ -25,6 +25,8 @@ mod openai;
 mod options;
 mod page;
 mod prompt;
+#[cfg(test)]
+mod random_bodies;
 mod record;
 mod served;
 mod stream;

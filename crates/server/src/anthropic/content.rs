@@ -184,6 +184,24 @@ pub(crate) fn cache_control(fields: &mut Fields) -> Result<(), ApiError> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn bodies_are_read_or_refused_by_name() {
+        let body = json!({
+            "system": [{ "type": "text", "text": "s", "cache_control": { "type": "ephemeral" } }],
+            "messages": [
+                { "role": "user", "content": "u" },
+                { "role": "assistant", "content": [{ "type": "tool_use", "id": "t", "name": "f", "input": { "a": 1 } }] },
+                { "role": "user", "content": [{ "type": "tool_result", "tool_use_id": "t", "content": "42" }, { "type": "text", "text": "v" }] },
+            ],
+        });
+        crate::random_bodies::check(&body, |mut fields| {
+            let conversation = conversation(&mut fields)?;
+            assert!(conversation.iter().all(|message| message.content.is_some() || !message.tool_calls.is_empty()));
+            cache_control(&mut fields)?;
+            fields.end()
+        });
+    }
+
     fn read(value: Value) -> Result<Vec<Message>, ApiError> {
         conversation(&mut Fields::of(value, "").unwrap())
     }

@@ -5,4 +5,5 @@ mod common;
 mod damaged;
 mod encode;
 mod parse;
+mod parse_random;
 mod train;
