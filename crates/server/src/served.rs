@@ -263,9 +263,7 @@ mod tests {
     fn formats_are_known_by_what_they_print() {
         for format in ChatFormat::ALL {
             let template = ChatTemplate::builtin(format);
-            // Both revisions of V3 print the same text.
-            let printed = if format == ChatFormat::V3March { ChatFormat::V3 } else { format };
-            assert_eq!(format_of(&template), printed);
+            assert_eq!(format_of(&template), format);
             assert_eq!(prints_tools(&template), format == ChatFormat::V31);
             assert_eq!(asks_thinking(&template), format == ChatFormat::V31);
         }
