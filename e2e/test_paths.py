@@ -155,7 +155,7 @@ def test_origins(serve, tmp_path):
 
 def test_keys(serve, tmp_path):
     keys = tmp_path / "keys.toml"
-    keys.write_text(key("ann", "abc", "user", 4) + key("watch", "def", "metrics") + key("root", "ghi", "admin"))
+    keys.write_text(key("ann", "abc", "user", 4) + key("watch", "def", "metrics") + key("root", "ghi", "user"))
     server = serve("--api-key-file", keys)
 
     def status(method, path, secret=None, header="authorization"):

@@ -126,6 +126,28 @@ impl Fields {
         })
     }
 
+    /// A text that must be there.
+    pub(crate) fn required_string(&mut self, name: &'static str) -> Result<String, ApiError> {
+        let text = self.string(name)?;
+        self.required(name, text)
+    }
+
+    /// One of `names`, which must be there.
+    pub(crate) fn required_choice(
+        &mut self,
+        name: &'static str,
+        names: &[&'static str],
+    ) -> Result<&'static str, ApiError> {
+        let choice = self.choice(name, names)?;
+        self.required(name, choice)
+    }
+
+    /// An object that must be there.
+    pub(crate) fn required_object(&mut self, name: &'static str) -> Result<Self, ApiError> {
+        let object = self.object(name)?;
+        self.required(name, object)
+    }
+
     /// A field that must be there.
     pub(crate) fn required<T>(&self, name: &'static str, value: Option<T>) -> Result<T, ApiError> {
         value

@@ -67,11 +67,11 @@ impl Incoming {
         let (shared, by) = (app.clone(), caller.clone());
         let work = move || {
             let mut fields = Fields::of_body(&body.bytes)?;
-            // The text is not needed any more, and what was read of it may be many times as large.
             let model = fields.string("model")?;
             let served = shared.versions.find(&shared.options, model.as_deref())?;
             refuse_early(&shared, &served)?;
             let read = read(&shared, &served, &by, fields)?;
+            // Its room is taken for as long as there is anything that was read of it, which may be many times as large.
             drop(body);
             Ok((served, model, read))
         };

@@ -17,10 +17,8 @@ use crate::error::ApiError;
 pub enum Scope {
     /// `/metrics` and `/stats`.
     Metrics,
-    /// Answers, and all that `metrics` opens.
-    User,
     /// Everything.
-    Admin,
+    User,
 }
 
 /// The keys of a file.
@@ -100,8 +98,8 @@ struct Entry {
 }
 
 impl Keys {
-    /// Reads `keys.toml`: entries `[[keys]]` with `name`, `sha256` (of the key, in hexadecimal digits), `scope` (`user`,
-    /// `metrics` or `admin`), and if wanted `requests_per_minute`.
+    /// Reads `keys.toml`: entries `[[keys]]` with `name`, `sha256` (of the key, in hexadecimal digits), `scope` (`user`
+    /// or `metrics`), and if wanted `requests_per_minute`.
     ///
     /// # Errors
     /// When the file cannot be read, has anything else in it, has two entries of a name, or none at all.
@@ -257,13 +255,13 @@ mod tests {
     fn a_key_opens_what_its_entry_says() {
         let text = format!(
             "[[keys]]\nname = \"ann\"\nsha256 = \"{}\"\nscope = \"user\"\nrequests_per_minute = 2\n\n[[keys]]\nname = \"root\"\nsha256 = \
-             \"{}\"\nscope = \"admin\"\n",
+             \"{}\"\nscope = \"metrics\"\n",
             hex("one"),
             hex("two")
         );
         let keys = Keys::parse(&text, "keys.toml").unwrap();
         assert_eq!(keys.find(b"one").unwrap(), Caller { name: "ann".into(), scope: Scope::User });
-        assert_eq!(keys.find(b"two").unwrap().scope, Scope::Admin);
+        assert_eq!(keys.find(b"two").unwrap().scope, Scope::Metrics);
         assert!(keys.find(b"").is_none() && keys.find(b"One").is_none());
         assert!(keys.count("ann").is_ok() && keys.count("ann").is_ok());
         assert!((1..=30).contains(&keys.count("ann").unwrap_err()));

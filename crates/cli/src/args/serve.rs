@@ -38,7 +38,7 @@ pub(crate) struct Serve {
     /// The port to listen on; 0 takes a free one.
     #[arg(long, env = "HADAL_PORT", default_value_t = 8000)]
     pub(crate) port: u16,
-    /// A file of keys, TOML with entries [[keys]] of name, sha256, scope (user, metrics, admin) and, if wanted,
+    /// A file of keys, TOML with entries [[keys]] of name, sha256, scope (user, metrics) and, if wanted,
     /// requests_per_minute. With it nothing but health and the page's own files is open.
     #[arg(long, env = "HADAL_API_KEY_FILE")]
     pub(crate) api_key_file: Option<PathBuf>,

@@ -30,8 +30,7 @@ pub(crate) fn conversation(fields: &mut Fields) -> Result<Vec<Message>, ApiError
 /// One of Anthropic's messages may be several of a template's: results of tools come first, each as its own.
 fn message(value: Value, at: &str, all: &mut Vec<Message>) -> Result<(), ApiError> {
     let mut fields = Fields::of(value, at)?;
-    let role = fields.choice("role", &["user", "assistant", "system"])?;
-    let role = fields.required("role", role)?;
+    let role = fields.required_choice("role", &["user", "assistant", "system"])?;
     let content = fields.any("content");
     let content = fields.required("content", content)?;
     fields.end()?;
@@ -174,8 +173,7 @@ impl Block {
 /// `{"type": "ephemeral"}`, with a time to live or without.
 pub(crate) fn cache_control(fields: &mut Fields) -> Result<(), ApiError> {
     let Some(mut control) = fields.object("cache_control")? else { return Ok(()) };
-    let kind = control.choice("type", &["ephemeral"])?;
-    control.required("type", kind)?;
+    control.required_choice("type", &["ephemeral"])?;
     control.choice("ttl", &["5m", "1h"])?;
     control.end()
 }

@@ -206,8 +206,7 @@ fn output_format(fields: &mut Fields) -> Result<Option<Grammar>, ApiError> {
         format = format.or(inner);
     }
     let Some(mut format) = format else { return Ok(None) };
-    let kind = format.choice("type", &["json_schema"])?;
-    format.required("type", kind)?;
+    format.required_choice("type", &["json_schema"])?;
     let schema = format.any("schema");
     let schema = format.required("schema", schema)?;
     format.end()?;
@@ -216,8 +215,7 @@ fn output_format(fields: &mut Fields) -> Result<Option<Grammar>, ApiError> {
 
 fn thinking(fields: &mut Fields, served: &Served) -> Result<Thinking, ApiError> {
     let Some(mut thinking) = fields.object("thinking")? else { return Ok(Thinking::Unsaid) };
-    let kind = thinking.choice("type", &["enabled", "disabled", "adaptive"])?;
-    let kind = thinking.required("type", kind)?;
+    let kind = thinking.required_choice("type", &["enabled", "disabled", "adaptive"])?;
     let budget = thinking.integer("budget_tokens", 1..=served.max_model_len as u64)?;
     thinking.unsupported("display", |value| value == "summarized")?;
     thinking.end()?;
@@ -236,8 +234,7 @@ fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
         let mut tool = Fields::of(value, &at)?;
         content::cache_control(&mut tool)?;
         tool.unsupported("type", |value| value == "custom")?;
-        let name = tool.string("name")?;
-        let name = tool.required("name", name)?;
+        let name = tool.required_string("name")?;
         check_name(&name, &tool.path("name"))?;
         let description = tool.string("description")?;
         let parameters = match tool.any("input_schema") {
@@ -263,8 +260,7 @@ fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
 /// What is to be called, and whether several calls may be made.
 fn tool_choice(fields: &mut Fields, tools: &[Tool]) -> Result<(ToolChoice, bool), ApiError> {
     let Some(mut choice) = fields.object("tool_choice")? else { return Ok((ToolChoice::Auto, true)) };
-    let kind = choice.choice("type", &["auto", "any", "tool", "none"])?;
-    let kind = choice.required("type", kind)?;
+    let kind = choice.required_choice("type", &["auto", "any", "tool", "none"])?;
     let name = choice.string("name")?;
     let parallel = !choice.boolean("disable_parallel_tool_use")?.unwrap_or(false);
     let chosen = match kind {

@@ -57,8 +57,7 @@ pub(crate) fn messages(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {
 
 fn message(value: Value, at: &str) -> Result<Message, ApiError> {
     let mut fields = Fields::of(value, at)?;
-    let role = fields.choice("role", &["system", "developer", "user", "assistant", "tool"])?;
-    let role = fields.required("role", role)?;
+    let role = fields.required_choice("role", &["system", "developer", "user", "assistant", "tool"])?;
     let content = content(&mut fields)?;
     let mut message = Message { role: role.to_owned(), content, ..Message::default() };
     if let Some(name) = fields.string("name")? {
@@ -83,8 +82,7 @@ fn message(value: Value, at: &str) -> Result<Message, ApiError> {
             fields.unsupported("annotations", |value| value.as_array().is_some_and(Vec::is_empty))?;
         }
         "tool" => {
-            let id = fields.string("tool_call_id")?;
-            let id = fields.required("tool_call_id", id)?;
+            let id = fields.required_string("tool_call_id")?;
             message.extra.insert("tool_call_id".to_owned(), id.into());
         }
         _ => {}
@@ -125,12 +123,10 @@ fn text_part(part: Value, at: &str) -> Result<String, ApiError> {
     let mut fields = Fields::of(part, at)?;
     let kind = fields.any("type");
     if kind.as_ref().and_then(Value::as_str) == Some("text") {
-        let text = fields.string("text")?;
-        let text = fields.required("text", text)?;
+        let text = fields.required_string("text")?;
         // Prompts share their beginnings anyway, so a mark that asks for it asks for what is done.
         if let Some(mut mark) = fields.object("prompt_cache_breakpoint")? {
-            let mode = mark.choice("mode", &["explicit"])?;
-            mark.required("mode", mode)?;
+            mark.required_choice("mode", &["explicit"])?;
             mark.unsupported("ttl", |_| false)?;
             mark.end()?;
         }
@@ -144,14 +140,10 @@ fn text_part(part: Value, at: &str) -> Result<String, ApiError> {
 
 fn tool_call(value: Value, at: &str) -> Result<Value, ApiError> {
     let mut fields = Fields::of(value, at)?;
-    let id = fields.string("id")?;
-    let id = fields.required("id", id)?;
-    let kind = fields.choice("type", &["function"])?;
-    fields.required("type", kind)?;
-    let function = fields.object("function")?;
-    let mut function = fields.required("function", function)?;
-    let name = function.string("name")?;
-    let name = function.required("name", name)?;
+    let id = fields.required_string("id")?;
+    fields.required_choice("type", &["function"])?;
+    let mut function = fields.required_object("function")?;
+    let name = function.required_string("name")?;
     let arguments = function.string("arguments")?.unwrap_or_default();
     function.end()?;
     // Some clients number the calls of streamed answers and send the numbers back.
@@ -178,12 +170,9 @@ pub(crate) fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
 
 fn tool(value: Value, at: &str) -> Result<Tool, ApiError> {
     let mut fields = Fields::of(value, at)?;
-    let kind = fields.choice("type", &["function"])?;
-    fields.required("type", kind)?;
-    let function = fields.object("function")?;
-    let mut function = fields.required("function", function)?;
-    let name = function.string("name")?;
-    let name = function.required("name", name)?;
+    fields.required_choice("type", &["function"])?;
+    let mut function = fields.required_object("function")?;
+    let name = function.required_string("name")?;
     check_name(&name, &function.path("name"))?;
     let description = function.string("description")?;
     let parameters = match function.any("parameters") {
@@ -239,12 +228,9 @@ pub(crate) fn tool_choice(fields: &mut Fields, tools: &[Tool]) -> Result<ToolCho
         },
         Some(value) => {
             let mut choice = Fields::of(value, "tool_choice")?;
-            let kind = choice.choice("type", &["function"])?;
-            choice.required("type", kind)?;
-            let function = choice.object("function")?;
-            let mut function = choice.required("function", function)?;
-            let name = function.string("name")?;
-            let name = function.required("name", name)?;
+            choice.required_choice("type", &["function"])?;
+            let mut function = choice.required_object("function")?;
+            let name = function.required_string("name")?;
             function.end()?;
             choice.end()?;
             if !tools.iter().any(|tool| tool.name == name) {
