@@ -89,7 +89,7 @@ def joined(values):
 class Record:
     """The folder of one run, and the only way to start a program that is measured."""
 
-    def __init__(self, options):
+    def __init__(self, options, told="command.txt"):
         self.options = options
         date = datetime.date.today().isoformat()
         self.folder = options.out / f"{date}-{options.host}"
@@ -99,8 +99,8 @@ class Record:
         named += [options.train, options.lock, options.out, HERE]
         # The longest first, so that a folder does not hide what lies in it.
         self.paths = sorted({str(form) for path in named if path for form in (path, path.resolve())}, key=len, reverse=True)
-        command = shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]])
-        (self.folder / "command.txt").write_text(self.shorten(command) + "\n")
+        command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+        (self.folder / told).write_text(self.shorten(command) + "\n")
         self.failed = []
 
     def shorten(self, text):

@@ -16,7 +16,6 @@ import platform
 import socket
 import statistics
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -122,9 +121,7 @@ def measure(record, options, name, command, users, turn):
 
 def main():
     options = parse()
-    record = run.Record(options)
-    command = " ".join(["python", "benchmarks/serve.py", *sys.argv[1:]])
-    (record.folder / "command-serve.txt").write_text(record.shorten(command) + "\n")
+    record = run.Record(options, "command-serve.txt")
     found = {}
     for turn in range(options.rounds):
         for users in run.numbers(options.users):
