@@ -7,8 +7,14 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     /// Below this similarity a suggestion misleads more often than it helps.
     const ENOUGH: f64 = 0.6;
     let name = name.to_lowercase();
+    let length = name.chars().count() as f64;
     let mut best: Option<(f64, &str)> = None;
     for candidate in candidates {
+        // What is much longer or shorter is not similar, and to find that out takes as long as both are, multiplied.
+        let other = candidate.chars().count() as f64;
+        if length.min(other) < ENOUGH * length.max(other) {
+            continue;
+        }
         let similarity = strsim::normalized_damerau_levenshtein(&name, &candidate.to_lowercase());
         if similarity >= ENOUGH && best.is_none_or(|(top, _)| similarity > top) {
             best = Some((similarity, candidate));
@@ -32,5 +38,7 @@ mod tests {
         assert_eq!(nearest("hiden_size", names), Some("hidden_size"));
         assert_eq!(nearest("KV_LORA_RNAK", names), Some("kv_lora_rank"));
         assert_eq!(nearest("temperature", names), None);
+        // In no time at all.
+        assert_eq!(nearest(&"a".repeat(30 << 20), names), None);
     }
 }

@@ -17,7 +17,7 @@ use crate::limits::Limits;
 use crate::logprobs;
 use crate::prefix::{NodeId, Prefixes};
 use crate::request::{Finish, Request};
-use crate::speculation::{Gauge, Mtp};
+use crate::speculation::{Gauge, Mtp, Step};
 use crate::stats::Stats;
 
 /// Requests under way and those that wait.
@@ -83,13 +83,25 @@ enum Phase {
     New,
     /// What is in memory of its beginning is in the cache, and more of it may be on disk.
     Known,
-    /// A part of it.
+    /// A part of it, or all of it and a part of the answer that there was when the request made room.
     Prompt,
-    /// All of it. The first outlook is that of the next token; another one is that after it, if it is the one that was
+    /// All of both. The first outlook is that of the next token; another one is that after it, if it is the one that was
     /// proposed, whose latents are in the cache.
     Answer(Vec<Outlook>),
     /// It has ended, in this way.
     Ended(Result<Finish, Error>),
+}
+
+impl Phase {
+    /// A part was run over, and all of it if there is an outlook. Whether that went well.
+    fn goes_on(&mut self, outlook: Result<Option<Outlook>, Error>) -> bool {
+        match outlook {
+            Ok(None) => {}
+            Ok(Some(outlook)) => *self = Self::Answer(vec![outlook]),
+            Err(error) => *self = Self::Ended(Err(error)),
+        }
+        !matches!(self, Self::Ended(_))
+    }
 }
 
 impl<'a> Engine<'a> {
@@ -106,7 +118,7 @@ impl<'a> Engine<'a> {
             running: Vec::new(),
             prefixes: Prefixes::default(),
             disk: None,
-            gauge: Gauge::new(limits.mtp),
+            gauge: Gauge::new(if model.new_draft().is_some() { limits.mtp } else { Mtp::Off }),
             stats,
         }
     }
@@ -147,13 +159,22 @@ impl<'a> Engine<'a> {
         self.waiting.iter().map(|job| job.request.prompt.len()).sum()
     }
 
+    /// Takes over what another engine has not lost: its numbers, and those who wait, if there was somebody else who can be to
+    /// blame for its fault.
+    pub(crate) fn inherit(&mut self, lost: &mut Self) {
+        self.stats = lost.stats;
+        if !lost.running.is_empty() {
+            self.waiting = std::mem::take(&mut lost.waiting);
+        }
+    }
+
     /// Ends all requests with `error`.
     pub fn abandon(&mut self, error: impl Fn() -> Error) {
         while let Some(last) = self.running.len().checked_sub(1) {
             let job = self.take(last);
             self.waiting.push_front(job);
         }
-        for mut job in self.waiting.drain(..) {
+        while let Some(mut job) = self.waiting.pop_front() {
             job.sink.send(Event::End(Err(error())));
         }
     }
@@ -165,15 +186,20 @@ impl<'a> Engine<'a> {
         self.admit();
         self.stats.step_requests += self.running.len() as u64;
         self.prefill();
-        let (start, before) = (Instant::now(), self.stats.answer_tokens);
+        let (start, before) = (Instant::now(), self.stats);
         let answers = self.running.iter().filter(|running| matches!(running.phase, Phase::Answer(_))).count();
         self.draw();
         self.end();
         self.propose(self.gauge.proposes(answers));
         self.decode();
         self.end();
-        let tokens = (self.stats.answer_tokens - before) as usize;
-        self.gauge.note(answers, tokens, start.elapsed().as_secs_f64());
+        self.gauge.note(Step {
+            answers,
+            tokens: self.stats.answer_tokens - before.answer_tokens,
+            proposed: self.stats.proposed - before.proposed,
+            accepted: self.stats.accepted - before.accepted,
+            seconds: start.elapsed().as_secs_f64(),
+        });
         self.stats.steps += 1;
         self.stats.step_seconds += begun.elapsed().as_secs_f64();
     }
@@ -212,7 +238,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Runs over prompts, first come, first served, as many tokens as a step may have.
+    /// Runs over prompts, first come, first served, and over answers whose requests had made room, as many tokens as a step may
+    /// have.
     fn prefill(&mut self) {
         let mut budget = self.limits.prefill_tokens.max(1);
         let mut restores = self.disk.as_ref().map_or(0, |disk| disk.step_bytes());
@@ -231,20 +258,18 @@ impl<'a> Engine<'a> {
                 i += 1;
                 continue;
             }
-            let (total, done) = (running.job.request.prompt.len(), running.cache.len());
-            let n = budget.min(total.saturating_sub(done));
-            let again = if done + n == total { running.job.answer.len() } else { 0 };
-            self.make_room(|running| running.get(i).map_or(0, |running| running.more_blocks(n + again)));
+            let Running { job, cache, .. } = running;
+            let (prompt, done) = (job.request.prompt.len(), cache.len());
+            // A part is of the prompt or of the answer, as the two take different forms.
+            let end = if done < prompt { prompt } else { prompt + job.answer.len() };
+            let n = budget.min(end - done);
+            self.make_room(|running| running.get(i).map_or(0, |running| running.more_blocks(n)));
             if i >= self.running.len() {
                 // The last ones had to go, this one among them.
                 break;
             }
             budget -= n;
-            self.prompt_part(i, n);
-            if self.running[i].cache.len() < total {
-                break;
-            }
-            i += 1;
+            if done < prompt { self.prompt_part(i, n) } else { self.answer_part(i, n) }
         }
     }
 
@@ -270,7 +295,7 @@ impl<'a> Engine<'a> {
         self.name(i);
     }
 
-    /// The next `n` tokens of a prompt, and behind its last one what the request had said before it made room.
+    /// The next `n` tokens of a prompt.
     fn prompt_part(&mut self, i: usize, n: usize) {
         let (ctx, model) = (self.ctx, self.model);
         let Running { job, cache, phase, draft, .. } = &mut self.running[i];
@@ -289,28 +314,15 @@ impl<'a> Engine<'a> {
                 // The draft hears nothing of such a prompt, as of one that was known, and guesses worse.
                 score(ctx, model, request, part, cache, scored, sink.as_mut())?
             };
-            if cache.len() < prompt.len() {
-                return Ok(None);
-            }
-            let stream = if answer.is_empty() {
-                stream
-            } else {
-                // Tokens of an answer are run over as they were, so that they have the same bits.
-                let (streams, _) = model.decode_streams(ctx, &[answer], &mut [cache])?;
-                rows_from(ctx, &streams, answer.len() - 1)
-            };
-            Ok::<_, Error>(Some(outlooks(ctx, model, &stream).remove(0)))
+            // Behind it comes what was said before the request made room, if anything was.
+            let is_last = cache.len() == prompt.len() && answer.is_empty();
+            Ok::<_, Error>(is_last.then(|| outlooks(ctx, model, &stream).remove(0)))
         };
         let begun = Instant::now();
         let outlook = run();
         self.stats.model_seconds += begun.elapsed().as_secs_f64();
-        match outlook {
-            Ok(None) => {}
-            Ok(Some(outlook)) => *phase = Phase::Answer(vec![outlook]),
-            Err(error) => {
-                *phase = Phase::Ended(Err(error));
-                return;
-            }
+        if !phase.goes_on(outlook) {
+            return;
         }
         self.stats.prompt_tokens += n as u64;
         let (done, total) = (done + n, prompt.len());
@@ -318,6 +330,21 @@ impl<'a> Engine<'a> {
             sink.send(Event::Prompt { done, total, cached: usage.cached, queue });
         }
         self.share(i, done);
+    }
+
+    /// The next `n` tokens of what a request had said before it made room.
+    fn answer_part(&mut self, i: usize, n: usize) {
+        let (ctx, model) = (self.ctx, self.model);
+        let Running { job, cache, phase, .. } = &mut self.running[i];
+        let said = cache.len() - job.request.prompt.len();
+        let (part, is_last) = (&job.answer[said..said + n], said + n == job.answer.len());
+        let begun = Instant::now();
+        // In the form that they had before, so that they have the same bits.
+        let outlook = model
+            .decode_streams(ctx, &[part], &mut [cache])
+            .map(|(streams, _)| is_last.then(|| outlooks(ctx, model, &rows_from(ctx, &streams, n - 1)).remove(0)));
+        self.stats.model_seconds += begun.elapsed().as_secs_f64();
+        phase.goes_on(outlook.map_err(Error::from));
     }
 
     /// Gives the whole blocks of a prompt, of which `done` tokens are done, to those that come after it.

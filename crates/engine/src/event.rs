@@ -68,7 +68,7 @@ pub struct Times {
     pub decode: Duration,
 }
 
-/// Where the events of a request go. The engine's own thread calls it, so it must not wait.
+/// Where the events of a request go. The engine's threads call it, so it must not wait.
 pub trait Sink: Send {
     /// Takes an event.
     fn send(&mut self, event: Event);

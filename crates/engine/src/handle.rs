@@ -1,5 +1,6 @@
 //! An engine on a thread of its own: where requests of other threads come in.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,17 +15,18 @@ use crate::disk::DiskCache;
 use crate::engine::Engine;
 use crate::error::{Error, Refused};
 use crate::event::Sink;
-use crate::limits::Limits;
+use crate::limits::{Limits, Queue};
 use crate::request::Request;
 use crate::stats::Stats;
 
 /// A running engine. Dropping it ends the engine, after the step that it is in.
 pub struct Handle {
-    commands: Option<Sender<Command>>,
+    /// None once it is to end.
+    commands: Mutex<Option<Sender<Command>>>,
     shared: Arc<Shared>,
     model: Arc<Model>,
     limits: Limits,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// How an engine fares.
@@ -34,6 +36,8 @@ pub struct Health {
     pub in_step: Option<Duration>,
     /// Steps that failed by a fault of the program.
     pub faults: u64,
+    /// Whether its thread is there. Without it every request is refused.
+    pub is_alive: bool,
 }
 
 type Command = (Request, Box<dyn Sink>);
@@ -48,13 +52,6 @@ struct Shared {
     step_began: AtomicU64,
     faults: AtomicU64,
     epoch: Instant,
-}
-
-/// Requests that have not begun.
-#[derive(Clone, Copy, Default)]
-struct Queue {
-    requests: usize,
-    tokens: usize,
 }
 
 impl Handle {
@@ -96,7 +93,8 @@ impl Handle {
         let thread = std::thread::Builder::new()
             .name("engine".into())
             .spawn(move || run(&ctx, &its_model, limits, disk.as_ref(), &receiver, &of_thread))?;
-        Ok(Self { commands: Some(commands), shared, model, limits, thread: Some(thread) })
+        let (commands, thread) = (Mutex::new(Some(commands)), Mutex::new(Some(thread)));
+        Ok(Self { commands, shared, model, limits, thread })
     }
 
     /// The model.
@@ -117,18 +115,27 @@ impl Handle {
     /// # Errors
     /// When too many wait, or the engine ends.
     pub fn submit(&self, request: Request, sink: Box<dyn Sink>) -> Result<(), Refused> {
+        self.submit_all(vec![(request, sink)])
+    }
+
+    /// Takes requests together, or none of them. More of them than may wait are taken while nothing else waits.
+    ///
+    /// # Errors
+    /// As [`Handle::submit`].
+    pub fn submit_all(&self, all: Vec<(Request, Box<dyn Sink>)>) -> Result<(), Refused> {
         if self.shared.draining.load(Ordering::Acquire) {
             return Err(Refused::Draining);
         }
-        let tokens = request.prompt.len();
+        let more = Queue { requests: all.len(), tokens: all.iter().map(|(request, _)| request.prompt.len()).sum() };
         {
             let mut queue = lock(&self.shared.queue);
-            self.limits.admit(queue.requests, queue.tokens, tokens)?;
-            queue.requests += 1;
-            queue.tokens += tokens;
+            self.limits.admit(*queue, more)?;
+            queue.requests += more.requests;
+            queue.tokens += more.tokens;
         }
-        let is_sent = self.commands.as_ref().is_some_and(|commands| commands.send((request, sink)).is_ok());
-        if is_sent { Ok(()) } else { Err(Refused::Draining) }
+        let commands = lock(&self.commands);
+        let is_sent = |commands: &Sender<Command>| all.into_iter().all(|command| commands.send(command).is_ok());
+        if commands.as_ref().is_some_and(is_sent) { Ok(()) } else { Err(Refused::Draining) }
     }
 
     /// Whether one more request, however short, would be taken now.
@@ -139,8 +146,7 @@ impl Handle {
         if self.shared.draining.load(Ordering::Acquire) {
             return Err(Refused::Draining);
         }
-        let queue = *lock(&self.shared.queue);
-        self.limits.admit(queue.requests, queue.tokens, 0)
+        self.limits.admit(*lock(&self.shared.queue), Queue { requests: 1, tokens: 0 })
     }
 
     /// Takes no more requests; those that were taken go on.
@@ -159,19 +165,29 @@ impl Handle {
         let Shared { step_began, faults, epoch, .. } = &*self.shared;
         let began = step_began.load(Ordering::Acquire).checked_sub(1).map(Duration::from_micros);
         let in_step = began.map(|began| epoch.elapsed().saturating_sub(began));
-        Health { in_step, faults: faults.load(Ordering::Acquire) }
+        let is_alive = lock(&self.thread).as_ref().is_some_and(|thread| !thread.is_finished());
+        Health { in_step, faults: faults.load(Ordering::Acquire), is_alive }
+    }
+}
+
+impl Handle {
+    /// Ends the engine after the step that it is in, and the requests that it has with [`Error::Stopped`]; returns when what it
+    /// keeps on disk is there.
+    pub fn stop(&self) {
+        self.drain();
+        self.shared.stopped.store(true, Ordering::Release);
+        lock(&self.commands).take();
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread {
+            // A panic of the thread has been reported where it happened.
+            drop(thread.join());
+        }
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.drain();
-        self.shared.stopped.store(true, Ordering::Release);
-        self.commands = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread has been reported where it happened.
-            drop(thread.join());
-        }
+        self.stop();
     }
 }
 
@@ -195,36 +211,47 @@ fn run(
     *lock(&shared.stats) = engine.stats();
     // What the queue has counted of this engine.
     let mut counted = Queue::default();
+    let mut arrived = VecDeque::new();
+    let take = |(request, sink): Command, arrived: &mut VecDeque<Command>, counted: &mut Queue| {
+        counted.requests += 1;
+        counted.tokens += request.prompt.len();
+        arrived.push_back((request, sink));
+    };
     while !shared.stopped.load(Ordering::Acquire) {
-        let mut add = |engine: &mut Engine<'_>, (request, sink): Command| {
-            counted.requests += 1;
-            counted.tokens += request.prompt.len();
-            engine.add(request, sink);
-        };
-        if engine.is_idle() {
+        if engine.is_idle() && arrived.is_empty() {
             let Ok(first) = commands.recv() else { break };
-            add(&mut engine, first);
+            take(first, &mut arrived, &mut counted);
             // Others may come in a moment, and begin together with it.
             let end = Instant::now() + limits.batch_timeout();
-            for _ in 1..limits.max_batch_size {
+            while arrived.len() < limits.max_batch_size {
                 let rest = end.saturating_duration_since(Instant::now());
                 let Ok(command) = commands.recv_timeout(rest) else { break };
-                add(&mut engine, command);
+                take(command, &mut arrived, &mut counted);
             }
         }
-        while let Ok(command) = commands.try_recv() {
-            add(&mut engine, command);
+        for command in commands.try_iter() {
+            take(command, &mut arrived, &mut counted);
         }
         shared.step_began.store(shared.epoch.elapsed().as_micros() as u64 + 1, Ordering::Release);
-        // What a request asks for cannot make a step panic; if one does, only what was in it is lost.
-        if catch_unwind(AssertUnwindSafe(|| engine.step())).is_err() {
+        let work = || {
+            while let Some((request, sink)) = arrived.pop_front() {
+                engine.add(request, sink);
+            }
+            engine.step();
+        };
+        // What a request asks for cannot make the engine panic; if it does, only those that it was answering are lost.
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
             shared.faults.fetch_add(1, Ordering::AcqRel);
-            std::mem::replace(&mut engine, new_engine()).abandon(|| Error::Fault);
+            let mut lost = std::mem::replace(&mut engine, new_engine());
+            engine.inherit(&mut lost);
+            // Whatever fails again has lost another request, so this ends.
+            while catch_unwind(AssertUnwindSafe(|| lost.abandon(|| Error::Fault))).is_err() {}
         }
         shared.step_began.store(0, Ordering::Release);
         let stats = engine.stats();
         *lock(&shared.stats) = stats;
-        let now = Queue { requests: stats.waiting, tokens: engine.waiting_tokens() };
+        let left: usize = arrived.iter().map(|(request, _)| request.prompt.len()).sum();
+        let now = Queue { requests: stats.waiting + arrived.len(), tokens: engine.waiting_tokens() + left };
         let mut queue = lock(&shared.queue);
         // Requests that are still on their way here have been counted too.
         queue.requests = queue.requests + now.requests - counted.requests;
@@ -232,7 +259,7 @@ fn run(
         counted = now;
     }
     engine.abandon(|| Error::Stopped);
-    while let Ok((_, mut sink)) = commands.try_recv() {
+    for (_, mut sink) in arrived.into_iter().chain(commands.try_iter()) {
         sink.send(crate::Event::End(Err(Error::Stopped)));
     }
     engine.save();

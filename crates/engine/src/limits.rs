@@ -26,6 +26,14 @@ pub struct Limits {
     pub mtp: Mtp,
 }
 
+/// Requests that have not begun.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) requests: usize,
+    /// Tokens of their prompts.
+    pub(crate) tokens: usize,
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -57,16 +65,15 @@ impl Limits {
         Duration::from_micros(self.batch_timeout_micros)
     }
 
-    /// Whether one more request with a prompt of `tokens` may wait beside `requests` with `enqueued_tokens` together.
-    pub(crate) fn admit(&self, requests: usize, enqueued_tokens: usize, tokens: usize) -> Result<(), Refused> {
+    /// Whether `more` may wait beside those that wait already. What is above the limits alone may, if nothing else does.
+    pub(crate) fn admit(&self, waiting: Queue, more: Queue) -> Result<(), Refused> {
         let limit = self.max_enqueued();
-        if requests >= limit {
-            return Err(Refused::Requests { waiting: requests, limit });
+        if waiting.requests > 0 && waiting.requests.saturating_add(more.requests) > limit {
+            return Err(Refused::Requests { waiting: waiting.requests, limit });
         }
         let limit = self.max_enqueued_tokens;
-        // One that is larger than the limit alone may wait if nothing else does.
-        if enqueued_tokens > 0 && enqueued_tokens.saturating_add(tokens) > limit {
-            return Err(Refused::Tokens { waiting: enqueued_tokens, tokens, limit });
+        if waiting.tokens > 0 && waiting.tokens.saturating_add(more.tokens) > limit {
+            return Err(Refused::Tokens { waiting: waiting.tokens, tokens: more.tokens, limit });
         }
         Ok(())
     }
@@ -80,10 +87,13 @@ mod tests {
     fn queues_end() {
         let limits =
             Limits { max_batch_size: 2, max_enqueued_batches: 3, max_enqueued_tokens: 100, ..Limits::default() };
-        assert_eq!(limits.admit(5, 0, 10), Ok(()));
-        assert_eq!(limits.admit(6, 0, 10), Err(Refused::Requests { waiting: 6, limit: 6 }));
-        assert_eq!(limits.admit(1, 90, 10), Ok(()));
-        assert_eq!(limits.admit(1, 91, 10), Err(Refused::Tokens { waiting: 91, tokens: 10, limit: 100 }));
-        assert_eq!(limits.admit(0, 0, 1000), Ok(()));
+        let admit =
+            |requests, tokens, more, of| limits.admit(Queue { requests, tokens }, Queue { requests: more, tokens: of });
+        assert_eq!(admit(5, 0, 1, 10), Ok(()));
+        assert_eq!(admit(6, 0, 1, 10), Err(Refused::Requests { waiting: 6, limit: 6 }));
+        assert_eq!(admit(3, 0, 4, 10), Err(Refused::Requests { waiting: 3, limit: 6 }));
+        assert_eq!(admit(1, 90, 1, 10), Ok(()));
+        assert_eq!(admit(1, 91, 1, 10), Err(Refused::Tokens { waiting: 91, tokens: 10, limit: 100 }));
+        assert_eq!(admit(0, 0, 7, 1000), Ok(()));
     }
 }

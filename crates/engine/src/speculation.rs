@@ -2,7 +2,8 @@
 //!
 //! A step with proposals takes longer and gives more tokens where they are accepted. How much of both depends on the model,
 //! the machine, the text and on how many answers share a step. So both ways are tried for some steps, the faster one is
-//! kept for many, and then the other is tried again. Answers are the same either way.
+//! kept for many, and then the other is tried again. Where hardly any proposal is accepted there is nothing to gain, whatever
+//! it costs, and nothing is tried for long. Answers are the same either way.
 
 /// Whether the first MTP layer proposes tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,9 +24,29 @@ const KEPT: u32 = 512;
 /// Numbers of answers in a step that are told apart: 1, 2 to 3, 4 to 7 and so on.
 const SIZES: usize = 8;
 
+/// Proposals after which it is known how many of them are accepted,
+const ENOUGH: u64 = 64;
+/// and the part of them below which they cannot pay: so much more is the most that they give.
+const HOPELESS: f64 = 0.05;
+
 pub(crate) struct Gauge {
     mode: Mtp,
     sizes: [Size; SIZES],
+    /// Since proposals were last tried.
+    proposed: u64,
+    accepted: u64,
+}
+
+/// What a step gave.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Step {
+    /// Answers in it.
+    pub(crate) answers: usize,
+    /// Tokens of all of them.
+    pub(crate) tokens: u64,
+    pub(crate) proposed: u64,
+    pub(crate) accepted: u64,
+    pub(crate) seconds: f64,
 }
 
 /// What is known of steps with so many answers.
@@ -44,7 +65,7 @@ struct Size {
 impl Gauge {
     pub(crate) fn new(mode: Mtp) -> Self {
         let size = Size { rates: [0.0; 2], proposes: true, left: TRIAL, is_trial: true, tokens: 0.0, seconds: 0.0 };
-        Self { mode, sizes: [size; SIZES] }
+        Self { mode, sizes: [size; SIZES], proposed: 0, accepted: 0 }
     }
 
     /// Whether a step with so many answers is to have proposals.
@@ -57,9 +78,20 @@ impl Gauge {
     }
 
     /// Takes note of a step.
-    pub(crate) fn note(&mut self, answers: usize, tokens: usize, seconds: f64) {
-        if self.mode == Mtp::Auto && answers > 0 {
-            self.sizes[size(answers)].note(tokens as f64 / answers as f64, seconds);
+    pub(crate) fn note(&mut self, step: Step) {
+        if self.mode != Mtp::Auto || step.answers == 0 {
+            return;
+        }
+        self.proposed += step.proposed;
+        self.accepted += step.accepted;
+        let size = &mut self.sizes[size(step.answers)];
+        let before = size.proposes;
+        size.note(step.tokens as f64 / step.answers as f64, step.seconds);
+        if size.proposes && !before {
+            // The text may be another one by now.
+            (self.proposed, self.accepted) = (0, 0);
+        } else if self.proposed >= ENOUGH && (self.accepted as f64) < HOPELESS * self.proposed as f64 {
+            self.sizes.iter_mut().filter(|size| size.proposes).for_each(Size::give_up);
         }
     }
 
@@ -71,6 +103,11 @@ impl Gauge {
 }
 
 impl Size {
+    /// Does without proposals for long.
+    fn give_up(&mut self) {
+        *self = Self { proposes: false, left: KEPT, is_trial: false, tokens: 0.0, seconds: 0.0, ..*self };
+    }
+
     fn note(&mut self, tokens: f64, seconds: f64) {
         self.tokens += tokens;
         self.seconds += seconds;
@@ -104,7 +141,9 @@ mod tests {
         for _ in 0..n {
             let proposes = gauge.proposes(1);
             proposed += usize::from(proposes);
-            gauge.note(1, 1, 1.0 / if proposes { with } else { without });
+            let (proposed, accepted) = if proposes { (1, 1) } else { (0, 0) };
+            let seconds = 1.0 / if proposes { with } else { without };
+            gauge.note(Step { answers: 1, tokens: 1, proposed, accepted, seconds });
         }
         proposed
     }
@@ -121,6 +160,28 @@ mod tests {
         assert_eq!(run(&mut gauge, cycle, 0.5, 1.0), TRIAL as usize);
         assert_eq!(gauge.speedup(), Some(0.5));
         assert!(gauge.proposes(64), "larger steps are apart");
+    }
+
+    #[test]
+    fn what_is_never_accepted_is_not_tried_for_long() {
+        let mut gauge = Gauge::new(Mtp::Auto);
+        let run = |gauge: &mut Gauge, answers: usize, n: usize| {
+            let step = |proposes: bool| {
+                let proposed = if proposes { answers as u64 } else { 0 };
+                Step { answers, tokens: answers as u64, proposed, accepted: proposed / 30, seconds: 1.0 }
+            };
+            let mut proposed = 0;
+            for _ in 0..n {
+                let proposes = gauge.proposes(answers);
+                proposed += usize::from(proposes);
+                gauge.note(step(proposes));
+            }
+            proposed
+        };
+        assert_eq!(run(&mut gauge, 32, 100), 2);
+        assert_eq!(run(&mut gauge, 8, KEPT as usize), 0, "steps of another size need not find it out");
+        // When it has been left alone for long, it is tried again.
+        assert_eq!(run(&mut gauge, 8, 100), 8);
     }
 
     #[test]

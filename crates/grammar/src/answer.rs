@@ -1,12 +1,14 @@
 //! One answer, token by token.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use engine::{Allowed, Constraint, ConstraintError, TokenSet};
 use llguidance::Matcher;
 use llguidance::api::StopReason;
 
 use crate::error::AnswerError;
+use crate::limits;
 
 /// How llguidance says that no token can follow.
 const NO_TOKEN: &str = "NoExtensionBias";
@@ -19,15 +21,33 @@ pub(crate) struct Answer {
     /// The token that the answer is free before, until it is drawn.
     after: Option<u32>,
     allowed: TokenSet,
+    patience: Patience,
+}
+
+/// The time that an answer may still take from the steps that it is in.
+struct Patience(Duration);
+
+impl Patience {
+    /// Whether there is some left after a token that `took` so long.
+    fn lasts(&mut self, took: Duration) -> bool {
+        self.0 = (self.0 + limits::TIME_OF_TOKEN).min(limits::TIME).saturating_sub(took);
+        !self.0.is_zero()
+    }
 }
 
 impl Answer {
     pub(crate) fn new(matcher: Matcher, permitted: Arc<TokenSet>, after: Option<u32>) -> Self {
-        Self { matcher, permitted, after, allowed: TokenSet::default() }
+        Self { matcher, permitted, after, allowed: TokenSet::default(), patience: Patience(limits::TIME) }
     }
 
     /// Finds out which tokens are allowed, and whether the answer may end. The parser keeps what it finds for next time.
     pub(crate) fn look(&mut self) -> Result<bool, AnswerError> {
+        let begun = Instant::now();
+        let found = self.masked();
+        if self.patience.lasts(begun.elapsed()) { found } else { Err(AnswerError::Slow) }
+    }
+
+    fn masked(&mut self) -> Result<bool, AnswerError> {
         if self.is_complete() {
             self.allowed.words.clear();
             return Ok(true);
@@ -77,5 +97,20 @@ impl Constraint for Answer {
         // A parser that has failed has stopped too, but then the next draw is to say so.
         let ended = [StopReason::NoExtension, StopReason::EndOfSentence];
         self.after.is_none() && ended.contains(&self.matcher.stop_reason())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_slow_ends_and_what_is_not_goes_on() {
+        let tokens = |milliseconds| {
+            let mut patience = Patience(limits::TIME);
+            (0..10_000).take_while(|_| patience.lasts(Duration::from_millis(milliseconds))).count()
+        };
+        assert_eq!([0, 4, 5].map(tokens), [10_000; 3]);
+        assert_eq!([10, 100, 3000].map(tokens), [398, 20, 0]);
     }
 }

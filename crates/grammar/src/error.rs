@@ -65,6 +65,8 @@ pub(crate) enum AnswerError {
     Parser(String),
     #[error("the grammar of the answer leads to a place where no text can follow")]
     Stuck,
+    #[error("the grammar of the answer takes too much time to follow")]
+    Slow,
 }
 
 /// The error that llguidance's words make.

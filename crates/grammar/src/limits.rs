@@ -1,6 +1,8 @@
 //! Ceilings, chosen so that nothing that gets through takes more than seconds to compile, or more than some tenths of a
 //! second at a draw, where a common schema takes microseconds. The tests of hostile grammars know the ways there.
 
+use std::time::Duration;
+
 use llguidance::api::ParserLimits;
 
 use crate::grammar::Grammar;
@@ -39,6 +41,13 @@ pub const FUNCTIONS: usize = 128;
 
 /// Bytes of a function's name.
 pub const NAME_BYTES: usize = 128;
+
+/// The time that an answer may take to find out what is allowed, beyond [`TIME_OF_TOKEN`] for each token: all answers of a
+/// step wait for the slowest.
+pub(crate) const TIME: Duration = Duration::from_secs(2);
+
+/// A hundred times what a common schema takes over a large vocabulary.
+pub(crate) const TIME_OF_TOKEN: Duration = Duration::from_millis(5);
 
 /// Bytes of stack for compiling, which goes down into what a grammar nests. Only what is used becomes memory.
 pub(crate) const STACK: usize = 256 << 20;

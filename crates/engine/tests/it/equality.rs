@@ -113,10 +113,13 @@ fn however_it_is_made() {
             // The last one makes room when the answers of the others grow beyond their first blocks.
             let of_draft = if mtp == on { model().new_draft().unwrap().block_bytes() } else { 0 };
             let cache_bytes = 12 * (model().cache_block_bytes() + of_draft) as u64;
-            let long = (0..4).map(|i| crate::support::request(ids(10, 50 + i), 180)).collect();
-            let (drawn, end) = beside(Limits { cache_bytes, ..limits(mtp) }, long, &request);
-            assert!(end.usage.preemptions > 0, "{name}, MTP {mtp:?}");
-            check("little room", mtp, (drawn, end), 0);
+            let long: Vec<_> = (0..4).map(|i| crate::support::request(ids(10, 50 + i), 180)).collect();
+            for prefill_tokens in [limits(mtp).prefill_tokens, 7] {
+                let (drawn, end) =
+                    beside(Limits { cache_bytes, prefill_tokens, ..limits(mtp) }, long.clone(), &request);
+                assert!(end.usage.preemptions > 0, "{name}, MTP {mtp:?}");
+                check("little room", mtp, (drawn, end), 0);
+            }
         }
     }
 }

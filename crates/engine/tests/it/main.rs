@@ -5,5 +5,6 @@ mod disconnect;
 mod disk;
 mod distribution;
 mod equality;
+mod faults;
 mod stats;
 mod support;
