@@ -177,6 +177,21 @@ def test_slow_bodies_are_given_up(target, header):
         client.close()
 
 
+@pytest.mark.parametrize("header", [f"content-length: {32 << 20}", "transfer-encoding: chunked"])
+def test_announced_bodies_keep_nobody_out(serve, header):
+    # With the time that clients have by default, half a minute.
+    server = serve("--max-model-len", 1024)
+    silent = [Raw(server.url).send(post("/v1/chat/completions", b"", header)) for _ in range(20)]
+    # Nor do large ones that stop just before their end.
+    large = b" " * ((32 << 20) - 1)
+    silent += [Raw(server.url).send(post("/v1/chat/completions", large, f"content-length: {32 << 20}")) for _ in range(2)]
+    start = time.monotonic()
+    assert ask(server.url, "/v1/chat/completions", chat(), timeout=20).status == 200
+    assert time.monotonic() - start < 5
+    for client in silent:
+        client.close()
+
+
 @pytest.mark.parametrize("header", ["content-length: 1000", "transfer-encoding: chunked"])
 def test_a_body_that_breaks_off_is_no_request(target, header):
     sent = b'20\r\n{"messages"' if "chunked" in header else b'{"messages"'

@@ -86,9 +86,8 @@ def test_a_thousand_at_once(serve):
         until("it is idle", lambda: is_idle(server.url))
         held.append(server.resident())
         print(f"{len(taken)} of 1000 taken; refusals within {slowest:.2f} s; {held[-1] / 2**20:.1f} MiB resident")
-        assert slowest < 3
-    # What one wave happens to keep varies; what is kept for ever adds up.
-    assert min(held[3:]) <= 1.1 * held[1], held
+        assert slowest < 1
+    assert max(held[2:]) <= 1.1 * held[1], held
     assert number(server.url, "hadal_admission_rejections_total", reason="too_many_requests_waiting") > 0
     assert number(server.url, "hadal_panics_total") == number(server.url, "hadal_engine_faults_total") == 0
     assert ask(server.url, "/v1/chat/completions", body).status == 200
@@ -429,7 +428,8 @@ def test_one_of_two_is_killed_under_load(serve):
 def test_twenty_seconds_of_everything(models):
     server = soak.start(models("v3_1"))
     try:
-        well, report = soak.soak(server, seconds=20, warm=10, clients=6)
+        # Medians over five seconds differ by some 10 %. Some 3 KiB kept of each of 4,500 requests would be more than this.
+        well, report = soak.soak(server, seconds=20, warm=5, clients=6, most=1.15)
     finally:
         code = server.stop()
     print("\n".join(report))

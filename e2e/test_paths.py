@@ -3,7 +3,9 @@
 import http.client
 import json
 import re
+import time
 import urllib.parse
+import uuid
 
 import pytest
 from exchange import ask, get, key, metric, post, wait_for
@@ -76,8 +78,28 @@ def test_names_of_requests(server):
             name = get(server, path, headers={"x-request-id": wrong.encode()}).headers["x-request-id"]
             assert re.fullmatch("[0-9a-f]{32}", name)
     assert get(server, "/livez").headers["x-request-id"] != get(server, "/livez").headers["x-request-id"]
-    post(server, "/v1/completions", {"prompt": "x", "max_tokens": 1}, headers={"x-request-id": "in-the-log"})
-    assert any("id=in-the-log" in line for line in server.log), "one line for each request"
+
+
+@pytest.mark.parametrize(
+    "method, path, body, status, finish",
+    [
+        ("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1, "ignore_eos": True}, 200, "length"),
+        ("POST", "/v1/completions", {"prompt": "x", "stream": True, "max_tokens": 1, "ignore_eos": True}, 200, "length"),
+        ("POST", "/v1/completions", {"prompt": "x", "temperature": 99}, 400, "invalid_value"),
+        ("POST", "/v1/messages", {}, 400, "missing_field"),
+        ("POST", "/tokenize", {"prompt": "x"}, 200, "none"),
+        ("POST", "/nothing", {}, 404, "not_found"),
+        ("GET", "/v1/chat/completions", None, 405, "method_not_allowed"),
+    ],
+)
+def test_each_request_has_one_line_in_the_log(server, method, path, body, status, finish):
+    name = f"line-{uuid.uuid4().hex}"
+    lines = lambda: [line for line in server.log if f"id={name}" in line]
+    assert ask(server, method, path, body, headers={"x-request-id": name, "anthropic-version": "2023-06-01"}).status == status
+    wait_for("its line is there", lines)
+    time.sleep(0.05)
+    (line,) = lines()
+    assert f"status={status}" in line and f"finish={json.dumps(finish)}" in line, line
 
 
 @pytest.mark.parametrize(
@@ -190,6 +212,8 @@ def test_keys(serve, tmp_path):
     assert status("GET", "/v1/models", "ghi").status == 200, "each key has its own limit"
     # With keys any name of the host will do: whoever has a key may ask.
     assert get(server, "/v1/models", host="elsewhere", headers={"authorization": "Bearer ghi"}).status == 200
+    refused = [line for line in server.log if "status=401" in line]
+    assert refused and all("invalid_api_key" in line for line in refused)
     assert not any("abc" in line or "ghi" in line for line in server.log), "no key stands in the log"
 
 

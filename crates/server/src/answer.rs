@@ -4,6 +4,7 @@
 //! engine sees that before its next step and lets the request go.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use engine::{Event, Finish, Logprobs, Request, Sink, Times, Usage};
@@ -96,21 +97,24 @@ pub(crate) fn start(
     record: &Arc<Record>,
 ) -> Result<Receiver<(usize, Piece)>, ApiError> {
     let (out, pieces) = channel(PIECES);
-    let mut feeds = Vec::new();
+    let (mut requests, mut feeds) = (Vec::new(), Vec::new());
     for ask in asks {
         let ask = Arc::new(ask);
         for i in 0..ask.answers {
             let (sender, events) = channel(EVENTS);
-            let (request, feed) = (request(served, &ask, i), Box::new(Feed { sender, is_lost: false }));
+            let is_lost = Arc::new(AtomicBool::new(false));
+            let request = request(served, &ask, i);
             served.engine.check(&request)?;
-            served.engine.submit(request, feed).map_err(|refused| {
-                let error = ApiError::from(refused);
-                app.metrics.rejected(error.code);
-                error
-            })?;
-            feeds.push((ask.clone(), events));
+            let feed: Box<dyn Sink> = Box::new(Feed { sender, is_lost: is_lost.clone() });
+            requests.push((request, feed));
+            feeds.push((ask.clone(), Events { receiver: events, is_lost }));
         }
     }
+    served.engine.submit_all(requests).map_err(|refused| {
+        let error = ApiError::from(refused);
+        app.metrics.rejected(error.code);
+        error
+    })?;
     for (i, (ask, events)) in feeds.into_iter().enumerate() {
         let (served, record, out) = (served.clone(), record.clone(), out.clone());
         tokio::spawn(async move { answer(&served, &ask, i, events, &out, &record).await });
@@ -145,16 +149,25 @@ fn request(served: &Served, ask: &Ask, i: usize) -> Request {
 /// What the engine sends its events to.
 struct Feed {
     sender: Sender<Event>,
-    is_lost: bool,
+    /// Whether more events came than may wait.
+    is_lost: Arc<AtomicBool>,
+}
+
+/// Where they come out.
+struct Events {
+    receiver: Receiver<Event>,
+    is_lost: Arc<AtomicBool>,
 }
 
 impl Sink for Feed {
     fn send(&mut self, event: Event) {
-        self.is_lost |= matches!(self.sender.try_send(event), Err(TrySendError::Full(_)));
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(event) {
+            self.is_lost.store(true, Ordering::Release);
+        }
     }
 
     fn is_closed(&self) -> bool {
-        self.is_lost || self.sender.is_closed()
+        self.is_lost.load(Ordering::Acquire) || self.sender.is_closed()
     }
 }
 
@@ -163,10 +176,11 @@ async fn answer(
     served: &Served,
     ask: &Ask,
     index: usize,
-    mut events: Receiver<Event>,
+    events: Events,
     out: &Sender<(usize, Piece)>,
     record: &Record,
 ) {
+    let Events { receiver: mut events, is_lost } = events;
     let deadline = tokio::time::Instant::from_std(ask.deadline);
     let mut assembler = Assembler::new(&served.tokenizer, served.format, ask.reading, &ask.drawing.stop);
     let mut usage = Usage { prompt: ask.prompt.len(), ..Usage::default() };
@@ -211,6 +225,7 @@ async fn answer(
                 break Ok(end.finish);
             }
             Some(Event::End(Err(error))) => break Err(error.into()),
+            None if !is_lost.load(Ordering::Acquire) => break Err(engine::Error::Fault.into()),
             None => {
                 let message = "the answer was not read for so long that it was given up";
                 break Err(ApiError::new(axum::http::StatusCode::REQUEST_TIMEOUT, "reader_too_slow", message));

@@ -22,7 +22,7 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     /// Places for work on texts: templates, tokenising, grammars.
     texts: Arc<Semaphore>,
-    /// Room for bodies, in KiB.
+    /// Room for bodies, in bytes.
     pub(crate) bodies: Arc<Semaphore>,
     requests: Arc<Semaphore>,
     /// Whether those who ask for readiness are told to go elsewhere.
@@ -43,7 +43,7 @@ impl App {
     pub(crate) fn new(options: Options, keys: Option<Keys>) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let seed = options.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
-        let bodies = (BODIES * options.max_body_bytes).div_ceil(1024).min(Semaphore::MAX_PERMITS);
+        let bodies = options.max_body_bytes.saturating_mul(BODIES).min(Semaphore::MAX_PERMITS);
         Self {
             texts: Arc::new(Semaphore::new(threads.max(2))),
             bodies: Arc::new(Semaphore::new(bodies)),

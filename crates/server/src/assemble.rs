@@ -47,6 +47,8 @@ pub(crate) struct Assembler<'t> {
     /// Tokens that have not shown up in any text or call: what is said if a call turns out to be none.
     unread: Vec<u32>,
     in_reasoning: bool,
+    /// Tokens so far.
+    drawn: usize,
     one_call: bool,
     read: Read,
     ended: bool,
@@ -83,6 +85,7 @@ impl<'t> Assembler<'t> {
             tokens: Vec::new(),
             unread: Vec::new(),
             in_reasoning,
+            drawn: 0,
             one_call,
             read: Read::default(),
             ended: false,
@@ -181,11 +184,13 @@ impl<'t> Assembler<'t> {
         if let Some(logprobs) = logprobs {
             self.tokens.push(Token { id, logprobs, in_reasoning: self.in_reasoning });
         }
-        if is_chat && Some(id) == special.think_begin {
+        // Reasoning stands first; in the middle of an answer the token begins nothing.
+        if is_chat && Some(id) == special.think_begin && self.drawn == 0 {
             self.in_reasoning = true;
         } else if Some(id) == special.think_end {
             self.in_reasoning = false;
         }
+        self.drawn += 1;
     }
 }
 

@@ -1,4 +1,4 @@
-//! What every request passes on its way in and out: a name for it, the keys, and a count.
+//! What every request passes on its way in and out: a name for it, the keys, a count, and a line in the log.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -17,6 +17,7 @@ use prometheus::IntGauge;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::keys::{Caller, Scope};
+use crate::line::{Line, Refusal};
 use crate::unread::Unread;
 
 /// The name of a request, as an extension of it.
@@ -55,10 +56,13 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
     let dialect = Dialect::of(request.uri().path(), request.headers());
     let origin = allowed_origin(&app, request.headers());
     let in_flight = InFlight::new(app.metrics.in_flight.clone());
+    let mut line = Line::new(&id, &path, &request);
     let mut response = match check(&app, &request) {
         _ if origin.is_some() && request.method() == Method::OPTIONS => preflight(),
         Err(error) => respond(&error, dialect, &id),
         Ok(caller) => {
+            line.of(&caller.name);
+            request.extensions_mut().insert(line.recorded());
             request.extensions_mut().insert(RequestId(id.clone()));
             request.extensions_mut().insert(dialect);
             request.extensions_mut().insert(caller);
@@ -70,6 +74,7 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
             })
         }
     };
+    line.answered(&response);
     app.metrics.http(&path, response.status().as_u16());
     if unread.is_left() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -123,6 +128,7 @@ pub(crate) fn respond(error: &ApiError, dialect: Dialect, id: &str) -> Response 
         Dialect::Anthropic => error.anthropic(Some(id)),
     };
     let mut response = (error.status, axum::Json(body)).into_response();
+    response.extensions_mut().insert(Refusal(error.code));
     if let Some(seconds) = error.retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }

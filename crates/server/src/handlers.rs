@@ -17,6 +17,7 @@ use crate::doors::{Dialect, RequestId, respond};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::keys::Caller;
+use crate::line::Recorded;
 use crate::openai::stream::ChatFrames;
 use crate::openai::{chat, completions, models, text};
 use crate::record::{Described, Record};
@@ -28,6 +29,7 @@ pub(crate) struct Incoming {
     app: Arc<App>,
     id: String,
     caller: Caller,
+    recorded: Recorded,
     headers: HeaderMap,
     body: axum::body::Body,
 }
@@ -39,7 +41,8 @@ impl FromRequest<Arc<App>> for Incoming {
         let (parts, body) = request.into_parts();
         let id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let caller = parts.extensions.get::<Caller>().cloned().expect("the doors say who calls");
-        Ok(Self { app: app.clone(), id, caller, headers: parts.headers, body })
+        let recorded = parts.extensions.get::<Recorded>().cloned().unwrap_or_default();
+        Ok(Self { app: app.clone(), id, caller, recorded, headers: parts.headers, body })
     }
 }
 
@@ -60,7 +63,7 @@ impl Incoming {
         described: impl Fn(&T) -> Described,
         read: impl FnOnce(&App, &Served, &Caller, Fields) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<Understood<T>, ApiError> {
-        let Self { app, id, caller, headers, body } = self;
+        let Self { app, id, caller, recorded, headers, body } = self;
         let place = app.admit()?;
         let arrived = Instant::now();
         let body = body::read(&app, &headers, body).await?;
@@ -79,6 +82,7 @@ impl Incoming {
         let model = model.unwrap_or_else(|| app.options.names[0].clone());
         let described = described(&read);
         let record = Record::new(app.metrics.clone(), place, id, path, model.clone(), caller.name, described, arrived);
+        recorded.set();
         Ok(Understood { served, model, record: Arc::new(record), read })
     }
 

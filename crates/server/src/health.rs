@@ -62,7 +62,11 @@ pub(crate) fn overdue(app: &App) -> Option<String> {
     let limit = app.options.step_timeout;
     app.versions.states().into_iter().find_map(|(version, state)| {
         let (VersionState::Available(served) | VersionState::Unloading(served)) = state else { return None };
-        let in_step = served.engine.health().in_step.filter(|in_step| *in_step > limit)?;
+        let health = served.engine.health();
+        if !health.is_alive {
+            return Some(format!("the engine of version {version} has ended\n"));
+        }
+        let in_step = health.in_step.filter(|in_step| *in_step > limit)?;
         Some(format!("a step of version {version} has taken {in_step:.1?}, and may take {limit:?}\n"))
     })
 }

@@ -20,6 +20,7 @@ mod fields;
 mod handlers;
 mod health;
 mod keys;
+mod line;
 mod metrics;
 mod openai;
 mod options;

@@ -110,9 +110,9 @@ impl Record {
         self.metrics.answer(if ended.is_ok() { finish } else { "error" }, usage);
     }
 
-    /// The client does not want the answer any more.
+    /// The client does not want the answer any more. After an error of one answer nobody wants the others; that is no leaving.
     pub(crate) fn left(&self) {
-        if !self.has_left.swap(true, Ordering::AcqRel) {
+        if self.status.load(Ordering::Acquire) < 400 && !self.has_left.swap(true, Ordering::AcqRel) {
             self.metrics.left.inc();
             self.metrics.answer("abort", Usage::default());
         }

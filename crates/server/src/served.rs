@@ -138,14 +138,19 @@ impl Served {
         ApiError::field("context_length_exceeded", param, message)
     }
 
-    /// How many tokens an answer may have after a prompt of `prompt` tokens, of `asked` ones.
-    pub(crate) fn max_tokens(&self, prompt: usize, asked: Option<u64>, param: &str) -> Result<usize, ApiError> {
+    /// How many tokens an answer may have after a prompt of `prompt` tokens, of `asked` ones. The fields of both have names.
+    pub(crate) fn max_tokens(
+        &self,
+        prompt: usize,
+        asked: Option<u64>,
+        [prompt_field, param]: [&str; 2],
+    ) -> Result<usize, ApiError> {
         let limit = self.max_model_len;
         if prompt > limit || (prompt == limit && asked != Some(0)) {
             let message = format!(
                 "this model's context is {limit} tokens, and the prompt alone has {prompt}; shorten it so that an answer fits"
             );
-            return Err(ApiError::field("context_length_exceeded", "messages", message));
+            return Err(ApiError::field("context_length_exceeded", prompt_field, message));
         }
         let room = limit - prompt;
         match asked {

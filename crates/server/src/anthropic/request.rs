@@ -85,7 +85,7 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
     }
     let one_call = !prompt.parallel;
     let ask = Ask {
-        max_tokens: served.max_tokens(ids.len(), Some(max_tokens), "max_tokens")?,
+        max_tokens: served.max_tokens(ids.len(), Some(max_tokens), ["messages", "max_tokens"])?,
         prompt: ids,
         answers: 1,
         seed: app.next_seed(),

@@ -28,8 +28,16 @@ const TOKENS: &[f64] =
 /// Why answers end.
 const FINISHED: &[&str] = &["stop", "length", "tool_calls", "abort", "error"];
 /// Why requests are not taken.
-const REJECTED: &[&str] =
-    &["connections", "draining", "rate", "requests", "text", "too_many_requests_waiting", "too_many_tokens_waiting"];
+const REJECTED: &[&str] = &[
+    "bodies",
+    "connections",
+    "draining",
+    "rate",
+    "requests",
+    "text",
+    "too_many_requests_waiting",
+    "too_many_tokens_waiting",
+];
 
 /// Numbers of requests since the program began.
 pub(crate) struct Metrics {
@@ -212,7 +220,7 @@ impl Metrics {
         total(&self.rejected)
     }
 
-    /// Answers that ended with an error of the server, and all that ended.
+    /// Answers that ended with an error, and all that ended.
     pub(crate) fn failed_and_ended(&self) -> (u64, u64) {
         (self.finished.with_label_values(&["error"]).get(), total(&self.finished))
     }

@@ -65,7 +65,7 @@ pub(crate) const OF_ENGINE: &[Number] = &[
     }),
     counter("hadal_decode_steps_total", "Steps in which answers went on", |t| Some(t.stats.decode_steps as f64)),
     counter("hadal_decoded_tokens_total", "Tokens that those steps ran over, proposals included", |t| {
-        Some(t.stats.decoded as f64)
+        Some((t.stats.decoded + t.stats.proposed) as f64)
     }),
     counter("hadal_spec_proposed_tokens_total", "Tokens that the MTP layer proposed", |t| {
         Some(t.stats.proposed as f64)

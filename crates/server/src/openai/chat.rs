@@ -44,10 +44,7 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
     let described = described(&mut fields)?;
     others(&mut fields)?;
     fields.end()?;
-    if drawing.return_progress && !stream {
-        let message = "return_progress needs stream: only a streamed answer has a place for it";
-        return Err(ApiError::field("invalid_value", "return_progress", message));
-    }
+    drawing.check_stream(stream)?;
 
     let tools = if choice == ToolChoice::None { Vec::new() } else { tools };
     let conversation = Conversation { messages: conversation, tools: &tools, variables };
@@ -63,7 +60,7 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
     };
     let constraint = served.constraints(grammar, start)?;
     let reading = Reading::Chat { start, tools: !tools.is_empty(), one_call: !parallel };
-    let max_tokens = served.max_tokens(prompt.len(), max_tokens, "max_completion_tokens")?;
+    let max_tokens = served.max_tokens(prompt.len(), max_tokens, ["messages", "max_completion_tokens"])?;
     let ask = Ask {
         prompt,
         answers: drawing.n,

@@ -59,10 +59,11 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
     let include_usage = stream_options(&mut fields, stream)?;
     let logprobs = fields.integer("logprobs", 0..=MAX_LOGPROBS)?.map(|n| n as usize);
     let echo = fields.boolean("echo")?.unwrap_or(false);
-    let asked = fields.integer("max_tokens", 0..=u64::from(u32::MAX))?.unwrap_or(16);
+    let asked = fields.integer("max_tokens", 0..=u64::from(u32::MAX))?;
     let drawn = best_of(&mut fields, drawing.n, stream)?;
     let described = described(&mut fields)?;
     fields.end()?;
+    drawing.check_stream(stream)?;
     if prompts.len() * drawn > MAX_ANSWERS {
         let message = format!(
             "{} prompts with {drawn} answers each are {} answers, and a request may ask for {MAX_ANSWERS}",
@@ -81,10 +82,9 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
     let asks = prompts
         .iter()
         .map(|prompt| {
-            // Published: what an answer may have at most is never more than there is room for.
-            let room = served.max_model_len.saturating_sub(prompt.len()) as u64;
-            let max_tokens =
-                served.max_tokens(prompt.len(), Some(asked).filter(|&n| n > 0 || room > 0), "max_tokens")?;
+            let room = served.max_tokens(prompt.len(), asked, ["prompt", "max_tokens"])?;
+            // Published: sixteen, if nothing is asked for.
+            let max_tokens = if asked.is_some() { room } else { room.min(16) };
             Ok(Ask {
                 prompt: prompt.clone(),
                 answers: drawn,
@@ -172,6 +172,7 @@ fn fill_in(served: &Served, prefix: &str, suffix: &str) -> Result<Vec<u32>, ApiE
             "this model's vocabulary has no tokens for filling in, so suffix cannot be honoured; leave it out";
         ApiError::field("unsupported_parameter", "suffix", message)
     };
+    served.check_bytes(prefix.len(), "prompt")?;
     served.check_bytes(suffix.len(), "suffix")?;
     let special = served.tokenizer.special_tokens();
     let id = |id: Option<u32>| id.ok_or_else(missing);

@@ -57,7 +57,7 @@ impl Drawing {
             temperature: number("temperature", 0.0..=2.0, defaults.temperature)?,
             top_p: number("top_p", 0.0..=1.0, defaults.top_p)?,
             min_p: number("min_p", 0.0..=1.0, defaults.min_p)?,
-            repetition_penalty: number("repetition_penalty", 0.01..=100.0, defaults.repetition_penalty)?,
+            repetition_penalty: number("repetition_penalty", 0.1..=10.0, defaults.repetition_penalty)?,
             presence_penalty: number("presence_penalty", -2.0..=2.0, defaults.presence_penalty)?,
             frequency_penalty: number("frequency_penalty", -2.0..=2.0, defaults.frequency_penalty)?,
             top_k: top_k(fields)?.unwrap_or(defaults.top_k),
@@ -76,6 +76,17 @@ impl Drawing {
             salt: salt(fields)?,
             return_progress: fields.boolean("return_progress")?.unwrap_or(false),
         })
+    }
+}
+
+impl Drawing {
+    /// Refuses what only a stream has a place for.
+    pub(crate) fn check_stream(&self, stream: bool) -> Result<(), ApiError> {
+        if !self.return_progress || stream {
+            return Ok(());
+        }
+        let message = "return_progress needs stream: only a streamed answer has a place for it";
+        Err(ApiError::field("invalid_value", "return_progress", message))
     }
 }
 
