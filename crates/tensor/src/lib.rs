@@ -2,8 +2,12 @@
 //!
 //! Absent on purpose: any operation. A tensor here is a shape and a buffer; `ops` gives it meaning.
 
-#![allow(unsafe_code, reason = "threads share jobs and slices, and memory and files are mapped")]
+#![allow(
+    unsafe_code,
+    reason = "threads share jobs and slices, memory and files are mapped, and the allocator is told how to behave"
+)]
 
+mod allocator;
 mod arena;
 mod ctx;
 mod experts;
@@ -16,6 +20,7 @@ mod store;
 mod tensor;
 mod threads;
 
+pub use allocator::{Allocator, give_pages_back_at_once};
 pub use arena::{Arena, Place};
 pub use ctx::{Ctx, CtxError, Isa, Level};
 pub use experts::{ExpertMemory, ExpertReads, ReadError, Streamed};
