@@ -124,7 +124,8 @@ impl Conversation<'_> {
 fn ends_with_answer(messages: &[Message]) -> Result<bool, ApiError> {
     let Some(last) = messages.iter().rfind(|message| message.role != "system") else { return Ok(false) };
     if last.role == "assistant" && !last.tool_calls.is_empty() {
-        let message = "the last message calls tools, and what they gave is missing; add a message for each of its calls";
+        let message =
+            "the last message calls tools, and what they gave is missing; add a message for each of its calls";
         return Err(ApiError::field("invalid_value", "messages", message));
     }
     Ok(last.role == "assistant")
@@ -164,7 +165,9 @@ mod tests {
         let calls = Message { tool_calls: vec![call], ..answer.clone() };
         let (tool, system) = (Message::new("tool", "r"), Message::new("system", "s"));
         let ends = |messages: &[&Message]| ends_with_answer(&messages.iter().map(|&m| m.clone()).collect::<Vec<_>>());
-        assert!(!ends(&[&system]).unwrap() && !ends(&[&answer, &user]).unwrap() && !ends(&[&user, &calls, &tool]).unwrap());
+        assert!(
+            !ends(&[&system]).unwrap() && !ends(&[&answer, &user]).unwrap() && !ends(&[&user, &calls, &tool]).unwrap()
+        );
         assert!(ends(&[&user, &answer]).unwrap() && ends(&[&user, &answer, &system]).unwrap());
         assert_eq!(ends(&[&user, &calls]).unwrap_err().param.as_deref(), Some("messages"));
     }

@@ -145,7 +145,7 @@ impl Served {
     /// What is said of such a text.
     pub(crate) fn too_long(&self, bytes: usize, param: &str) -> ApiError {
         let message = format!(
-            "{param} has {bytes} bytes, which no {} tokens can hold; this model's context is {} tokens",
+            "the prompt is too long: {param} has {bytes} bytes, which no {} tokens can hold; this model's context is {} tokens",
             self.max_model_len, self.max_model_len
         );
         ApiError::field("context_length_exceeded", param, message)

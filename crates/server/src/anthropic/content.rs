@@ -269,9 +269,11 @@ mod tests {
     #[test]
     fn lines_for_billing_are_not_for_the_model() {
         let bill = |nonce: u32| format!("{BILLING} cc_version=2.1; cc_entrypoint=cli; cch={nonce};");
-        let system = |system: Value| read(json!({ "system": system, "messages": [{ "role": "user", "content": "u" }] }));
+        let system =
+            |system: Value| read(json!({ "system": system, "messages": [{ "role": "user", "content": "u" }] }));
         let text = |value: Value| system(value).unwrap()[0].content.clone().unwrap();
-        let blocks = |nonce: u32| json!([{ "type": "text", "text": bill(nonce) }, { "type": "text", "text": "Be brief." }]);
+        let blocks =
+            |nonce: u32| json!([{ "type": "text", "text": bill(nonce) }, { "type": "text", "text": "Be brief." }]);
         assert_eq!(text(blocks(1)), "Be brief.");
         assert_eq!(text(blocks(2)), "Be brief.");
         assert_eq!(text(json!(format!("{}\n{}\nBe\nbrief.", bill(1), bill(2)))), "Be\nbrief.");
@@ -286,7 +288,8 @@ mod tests {
     #[test]
     fn what_the_system_says_amid_a_conversation_stays_there() {
         let turn = |role: &str, content: &str| json!({ "role": role, "content": content });
-        let result = json!({ "role": "user", "content": [{ "type": "tool_result", "tool_use_id": "t", "content": "42" }] });
+        let result =
+            json!({ "role": "user", "content": [{ "type": "tool_result", "tool_use_id": "t", "content": "42" }] });
         let once = json!({ "role": "system", "content": "now", "clear_at": "next_user_message" });
         let said = |messages: Value| {
             let found = read(json!({ "system": "s", "messages": messages })).unwrap();

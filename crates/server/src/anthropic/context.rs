@@ -55,7 +55,8 @@ fn thinking(edit: &mut Fields, prints_reasoning: bool) -> Result<(), ApiError> {
     if keeps_all || (turns && !prints_reasoning) {
         return Ok(());
     }
-    let message = format!("{path} is {}, but nothing is taken out of a conversation here; make it \"all\"", short(&keep));
+    let message =
+        format!("{path} is {}, but nothing is taken out of a conversation here; make it \"all\"", short(&keep));
     Err(ApiError::field("unsupported_parameter", path, message))
 }
 

@@ -76,7 +76,10 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
         let message = "echo with logprobs is not streamed; ask for the whole answer";
         return Err(ApiError::field("unsupported_parameter", "echo", message));
     }
-    let constraint = served.constraints(format.map(|grammar| Held { param: "response_format", grammar, from_calls: false }), Start::Answer)?;
+    let constraint = served.constraints(
+        format.map(|grammar| Held { param: "response_format", grammar, from_calls: false }),
+        Start::Answer,
+    )?;
     // Candidates are compared by their probabilities.
     let of_answers = if drawn > drawing.n { logprobs.or(Some(0)) } else { logprobs };
     let asks = prompts

@@ -195,7 +195,13 @@ pub(crate) fn held(
     };
     let function = |tool: &Tool| Function { name: tool.name.clone(), parameters: Some(tool.parameters.clone()) };
     // The arguments of others are any object.
-    let or_free = |tool: &Tool| if tool.strict { function(tool) } else { Function { parameters: Some(json!({ "type": "object" })), ..function(tool) } };
+    let or_free = |tool: &Tool| {
+        if tool.strict {
+            function(tool)
+        } else {
+            Function { parameters: Some(json!({ "type": "object" })), ..function(tool) }
+        }
+    };
     match (choice, shape) {
         (ToolChoice::Required | ToolChoice::Named(_), Some((param, _))) => {
             let message = format!("{param} and a tool_choice that demands a call exclude each other");
@@ -314,6 +320,38 @@ mod tests {
         assert_eq!(found[1].content.as_deref(), Some("ab"));
         assert_eq!(found[2].tool_calls[0]["function"]["name"], "f");
         assert_eq!(found[3].extra["tool_call_id"], "c");
+    }
+
+    #[test]
+    fn an_answer_is_held_to_what_is_asked() {
+        let schema = json!({ "type": "object", "properties": { "a": { "const": 1 } } });
+        let tool =
+            |name: &str, strict| Tool { name: name.into(), description: None, parameters: schema.clone(), strict };
+        let (free, strict) = ([tool("f", false)], [tool("f", false), tool("g", true)]);
+        let held = |tools: &[Tool], choice, shape: Option<Grammar>| {
+            held(ChatFormat::V31, tools, &choice, true, shape.map(|shape| ("response_format", shape)))
+        };
+        let functions = |held: Held| match held.grammar {
+            Grammar::Tools { functions, .. } => {
+                functions.into_iter().map(|f| (f.name, f.parameters.unwrap())).collect()
+            }
+            _ => Vec::new(),
+        };
+        assert!(held(&free, ToolChoice::Auto, None).unwrap().is_none());
+        assert!(held(&strict, ToolChoice::None, None).unwrap().is_none());
+        let lazy = held(&strict, ToolChoice::Auto, None).unwrap().unwrap();
+        assert!(lazy.from_calls);
+        let any = json!({ "type": "object" });
+        assert_eq!(functions(lazy), [("f".to_owned(), any), ("g".to_owned(), schema.clone())]);
+        let demanded = held(&free, ToolChoice::Required, None).unwrap().unwrap();
+        assert!(!demanded.from_calls);
+        assert_eq!(functions(demanded), [("f".to_owned(), schema.clone())]);
+        let named = held(&strict, ToolChoice::Named("f".into()), None).unwrap().unwrap();
+        assert_eq!(functions(named), [("f".to_owned(), schema.clone())]);
+        let shaped = held(&strict, ToolChoice::Auto, Some(Grammar::JsonObject)).unwrap().unwrap();
+        assert_eq!((shaped.param, shaped.from_calls), ("response_format", false));
+        let error = held(&strict, ToolChoice::Required, Some(Grammar::JsonObject)).err().unwrap();
+        assert_eq!(error.param.as_deref(), Some("response_format"));
     }
 
     #[test]

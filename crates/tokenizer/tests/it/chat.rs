@@ -52,7 +52,8 @@ fn the_published_renderings() {
 #[test]
 fn the_last_answer_can_be_gone_on_with() {
     let options = |thinking: bool| ChatOptions { continue_last: true, ..options(false, json!({"thinking": thinking})) };
-    let conversation = |said: &str| [Message::new("system", "s"), Message::new("user", "u"), Message::new("assistant", said)];
+    let conversation =
+        |said: &str| [Message::new("system", "s"), Message::new("user", "u"), Message::new("assistant", said)];
     let check = |format, said: &str, expected: &str| {
         let template = ChatTemplate::builtin(format);
         let text = template.render(&conversation(said), &options(false)).expect("it can be gone on with");
@@ -97,7 +98,11 @@ fn what_cannot_be_gone_on_with_is_refused() {
         let [user, answer] = turn("assistant");
         let calls = Message { tool_calls: vec![call.clone()], ..answer.clone() };
         assert!(!refused(&template, &[user.clone(), answer]));
-        assert!(refused(&template, &[user.clone(), calls]) && refused(&template, &[user]) && refused(&template, &turn("tool")));
+        assert!(
+            refused(&template, &[user.clone(), calls])
+                && refused(&template, &[user])
+                && refused(&template, &turn("tool"))
+        );
     }
     let of = |source: &str| template(&format!("{{% for m in messages %}}{source}{{% endfor %}}"));
     assert!(!refused(&of("{{ m.content + eos_token }}\n"), &turn("assistant")));
