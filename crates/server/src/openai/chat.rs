@@ -162,13 +162,13 @@ fn others(fields: &mut Fields) -> Result<(), ApiError> {
 }
 
 /// The whole answer.
-pub(crate) fn response(
-    served: &Served,
-    model: &str,
-    id: &str,
-    answers: &[Whole],
+pub(crate) fn response<'a>(
+    served: &'a Served,
+    model: &'a str,
+    id: &'a str,
+    answers: &'a [Whole],
     with_logprobs: bool,
-) -> impl Serialize {
+) -> impl Serialize + 'a {
     let choices = answers.iter().enumerate().map(|(index, Whole { delta, outcome, .. })| {
         let Delta { reasoning, content, calls, tokens } = delta;
         let calls: Vec<Value> = calls.iter().enumerate().map(|(i, call)| tool_call(id, index, i, call)).collect();

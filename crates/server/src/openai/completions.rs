@@ -191,7 +191,13 @@ fn fill_in(served: &Served, prefix: &str, suffix: &str) -> Result<Vec<u32>, ApiE
 }
 
 /// The whole answers.
-pub(crate) fn response(served: &Served, model: &str, id: &str, answers: &[Whole], form: &Form) -> impl Serialize {
+pub(crate) fn response<'a>(
+    served: &'a Served,
+    model: &'a str,
+    id: &'a str,
+    answers: &'a [Whole],
+    form: &Form,
+) -> impl Serialize + use<'a> {
     let mut choices = Vec::new();
     for (p, answers) in answers.chunks(form.drawn).enumerate() {
         let mut order: Vec<&Whole> = answers.iter().collect();
