@@ -9,7 +9,7 @@ import anthropic
 import jsonschema
 import pydantic
 import pytest
-from exchange import ask, key, metric, wait_for
+from exchange import ask, key, metric, post, wait_for
 
 USER = [{"role": "user", "content": "How deep is the trench?"}]
 DEPTH = {
@@ -131,7 +131,8 @@ def test_blocks_and_marks(client, create):
     assert said(create(system=blocks, messages=[{"role": "user", "content": content}])) == said(plain)
     assert said(create(system="Be brief.", cache_control={"type": "ephemeral"})) == said(plain)
     assert plain.content != create().content
-    for wrong in [{"type": "for ever"}, {"ttl": "5m"}, {"type": "ephemeral", "ttl": "2h"}, {"type": "ephemeral", "x": 1}]:
+    for wrong in [{"type": "for ever"}, {"ttl": "5m"}, {"type": "ephemeral", "ttl": "2h"},
+                  {"type": "ephemeral", "scope": "moon"}, {"type": "ephemeral", "x": 1}]:
         with pytest.raises(anthropic.BadRequestError) as error:
             create(system=[{"type": "text", "text": "x", "cache_control": wrong}])
         assert "cache_control" in error.value.message
@@ -286,10 +287,63 @@ def test_thinking(server_of, template):
 
 
 def test_thinking_where_there_is_none(server_of):
+    """A budget is the most that may be used. A model that does not think uses nothing of it."""
     client = connect(server_of("v3"))
+    fields = {"model": "tiny", "messages": USER, "max_tokens": 8, "extra_body": GREEDY}
+    plain = client.messages.create(**fields)
+    assert [block.type for block in plain.content] == ["text"]
+    for thinking in [{"type": "enabled", "budget_tokens": 10}, {"type": "adaptive"}, {"type": "disabled"}]:
+        assert said(client.messages.create(thinking=thinking, **fields)) == said(plain)
+    assert said(client.messages.create(output_config={"effort": "max"}, **fields)) == said(plain)
+
+
+def test_thinking_that_is_not_shown(create, client):
+    fields = {"max_tokens": 30, "thinking": {"type": "enabled", "budget_tokens": 10}}
+    hidden = {**fields, "thinking": {**fields["thinking"], "display": "omitted"}}
+    shown, whole = create(**fields), create(**hidden)
+    assert [block.type for block in whole.content] == ["thinking", "text"] and whole.content[0].thinking == ""
+    assert shown.content[0].thinking and whole.content[1:] == shown.content[1:] and whole.usage.output_tokens == 30
+    with client.messages.stream(model="tiny", messages=USER, extra_body=GREEDY, **hidden) as stream:
+        assert said(stream.get_final_message()) == said(whole)
+
+
+def test_effort(create):
+    """Effort is thought, where the model has the choice, unless it is said otherwise."""
+    thinks = create(thinking={"type": "enabled", "budget_tokens": 2000})
+    assert thinks.content[0].type == "thinking"
+    for effort in ["low", "medium", "high", "xhigh", "max"]:
+        assert said(create(output_config={"effort": effort}, thinking={"type": "adaptive"})) == said(thinks)
+    off = {"type": "disabled"}
+    assert said(create(output_config={"effort": "high"}, thinking=off)) == said(create(thinking=off)) == said(create())
+
+
+@pytest.mark.parametrize("template", ["v3_1", "v3", "v3_0324", "r1"])
+def test_an_answer_that_is_begun(server_of, template):
+    """The answer goes on from the last message, if that is the assistant's: it is what follows the tokens up to there."""
+    server = server_of(template)
+    client = connect(server)
+    messages = [*USER, {"role": "assistant", "content": "About 10,9"}]
+    tokens = post(server, "/tokenize", {"messages": messages}).json()["tokens"]
+    text = post(server, "/apply-template", {"messages": messages}).json()["prompt"]
+    assert text.endswith("About 10,9") and "<think>" not in text
+    follows = post(server, "/v1/completions", {"prompt": tokens, "max_tokens": 12, "temperature": 0}).json()["choices"][0]["text"]
+    fields = {"model": "tiny", "messages": messages, "max_tokens": 12}
+    message = client.messages.create(**fields, extra_body=GREEDY)
+    assert [block.text for block in message.content] == [follows]
+    assert message.usage.input_tokens + message.usage.cache_read_input_tokens == len(tokens)
+    assert client.messages.count_tokens(model="tiny", messages=messages).input_tokens == len(tokens)
+    with client.messages.stream(**fields, extra_body=GREEDY) as stream:
+        assert said(stream.get_final_message()) == said(message)
+    chat = post(server, "/v1/chat/completions", {**fields, **GREEDY}).json()
+    assert chat["choices"][0]["message"]["content"] == follows and chat["usage"]["prompt_tokens"] == len(tokens)
+    # What a tool gave has to follow a call.
+    used = {"type": "tool_use", "id": "c", "name": "tide", "input": {}}
     with pytest.raises(anthropic.BadRequestError) as error:
-        client.messages.create(model="tiny", messages=USER, max_tokens=40, thinking={"type": "enabled", "budget_tokens": 10})
-    assert "does not think" in error.value.message
+        client.messages.create(**{**fields, "messages": [*USER, {"role": "assistant", "content": [used]}]})
+    assert "calls tools" in error.value.message
+    call = {"id": "c", "type": "function", "function": {"name": "tide", "arguments": "{}"}}
+    reply = post(server, "/v1/chat/completions", {"messages": [*USER, {"role": "assistant", "content": None, "tool_calls": [call]}]})
+    assert reply.status == 400 and (reply.error()["code"], reply.error()["param"]) == ("invalid_value", "messages")
 
 
 LONG = {"model": "tiny", "messages": USER, "max_tokens": 1900}

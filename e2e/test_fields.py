@@ -170,7 +170,7 @@ COUNT_FIELDS = {
     "messages": Needed([{"role": "user", "content": "And where is the ridge?"}]),
     "model": Needed("huge"),
     "cache_control": Same({"type": "ephemeral"}, {"type": "eternal"}),
-    "output_config": Same({"format": {"type": "json_schema", "schema": PORT}}, {"effort": "low"}),
+    "output_config": Same({"format": {"type": "json_schema", "schema": PORT}}, {"effort": "none"}),
     "speed": Refused("fast", ("standard",)),
     "system": Changes("Be brief."),
     "thinking": Same({"type": "enabled", "budget_tokens": 10}, {"type": "between_tools"}),
@@ -200,7 +200,11 @@ BETA_FIELDS = {
     "betas": None,
     "billing_policy": Refused({"type": "x"}),
     "compaction": Refused({"type": "x"}),
-    "context_management": Refused({"edits": []}),
+    # What would never begin, or has nothing to do, is none of a refusal.
+    "context_management": Same(
+        {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}, {"type": "clear_tool_uses_20250919"}]},
+        {"edits": [{"type": "clear_tool_uses_20250919", "trigger": {"type": "input_tokens", "value": 1000}}]},
+    ),
     "fallback_credit_token": Refused("x"),
     "fallbacks": Refused([{"model": "x"}]),
     "mcp_servers": Refused([{"type": "url", "url": "x", "name": "x"}], ([],)),
@@ -284,7 +288,7 @@ TABLES = [
             "name": Needed("ebb"),
             "description": Changes("Tells the tide."),
             "parameters": Changes({"type": "object"}),
-            # Demanded calls always hold to the schema.
+            # A random model calls nothing unless it must, and then it holds to the schema anyway.
             "strict": Same(True, "yes"),
         },
         "tools[0].function.",
@@ -357,8 +361,9 @@ TABLES = [
             "cache_control": Same({"type": "ephemeral"}, {"type": "x"}),
             "defer_loading": Refused(True, (False,)),
             "description": Changes("Tells the tide."),
-            "eager_input_streaming": Refused(True, (False,)),
-            "input_examples": Refused([{"port": "Emden"}], ([],)),
+            # Arguments come when they are whole.
+            "eager_input_streaming": Same(True, "yes"),
+            "input_examples": Changes([{"port": "Emden"}]),
             "strict": Same(True, "yes"),
             "type": Same("custom", "bash_20250124"),
         },
@@ -374,13 +379,13 @@ TABLES = [
         {
             "budget_tokens": Changes(2),
             "type": Needed("between_tools"),
-            "display": Refused("omitted", ("summarized",)),
+            "display": Changes("omitted"),
         },
         "thinking.",
     ),
     Table(
         at.OutputConfigParam, "/v1/messages", {}, lambda it: {**MESSAGE, "max_tokens": 60, "output_config": it},
-        {"effort": Same("high", "low"), "format": Changes({"type": "json_schema", "schema": PORT})}, "output_config.",
+        {"effort": Changes("low"), "format": Changes({"type": "json_schema", "schema": PORT})}, "output_config.",
     ),
     Table(
         at.JSONOutputFormatParam, "/v1/messages", {"type": "json_schema", "schema": PORT},

@@ -31,6 +31,7 @@ TOOLS = [
 SCHEMAS = {"weather": WEATHER, "tide": TIDE}
 # Tokens of the tests' tokenizer.
 THINK_END = "511"
+CALLS_BEGIN = "501"
 
 
 def connect(server, kind=openai.OpenAI, **options):
@@ -236,6 +237,49 @@ def test_demanded_calls(server_of, template, choice, parallel):
         same(whole, gather(client.chat.completions.create(stream=True, seed=seed, **fields)))
         return
     pytest.fail("no seed came to the end of its calls")
+
+
+@pytest.mark.parametrize("template", ["v3_1", "v3", "v3_0324", "r1"])
+def test_strict_tools_where_the_model_may_choose(server_of, template):
+    """An answer is free until it begins a call, to which it is led here; what follows holds to the schema."""
+    server = server_of(template)
+    function = {"name": "tide", "parameters": TIDE}
+
+    def answer(strict, bias, **fields):
+        tools = [{"type": "function", "function": {**function, "strict": strict}}, TOOLS[0]]
+        body = {"messages": USER, "tools": tools, "max_tokens": 600, "temperature": 0, "logit_bias": bias, **fields}
+        reply = post(server, "/v1/chat/completions", body)
+        assert reply.status == 200, reply.body
+        return reply.json()["choices"][0]
+
+    # A model that thinks ends that first.
+    thinks = {THINK_END: 100} if template == "r1" else {}
+    led = {CALLS_BEGIN: 100, "503": 50, **thinks}
+    found = 0
+    for seed in range(6):
+        fields = {"temperature": 1, "seed": seed, "parallel_tool_calls": False}
+        choice = answer(True, {CALLS_BEGIN: 99, **thinks}, **fields)
+        if choice["finish_reason"] == "tool_calls":
+            (call,) = choice["message"]["tool_calls"]
+            arguments = json.loads(call["function"]["arguments"])
+            assert isinstance(arguments, dict) and call["function"]["name"] in SCHEMAS
+            if call["function"]["name"] == "tide":
+                jsonschema.validate(arguments, TIDE)
+                found += 1
+    assert found, "no answer called the strict tool and ended"
+    # Without it, what is led to a call writes what it likes, and that is none.
+    assert answer(False, led, max_tokens=30)["message"].get("tool_calls") is None
+    # An answer that calls nothing is what it is without.
+    assert answer(True, {}, max_tokens=20)["message"] == answer(False, {}, max_tokens=20)["message"]
+
+
+def test_strict_schemas_are_ones_that_can_be_held(server):
+    wrong = {"type": "object", "properties": {"a": {"type": "string", "contentMediaType": "x", "not": {}}}}
+    tools = lambda strict: [{"type": "function", "function": {"name": "f", "parameters": wrong, "strict": strict}}]
+    body = {"messages": USER, "max_tokens": 1}
+    assert post(server, "/v1/chat/completions", {**body, "tools": tools(False)}).status == 200
+    reply = post(server, "/v1/chat/completions", {**body, "tools": tools(True)})
+    assert reply.status == 400 and (reply.error()["code"], reply.error()["param"]) == ("invalid_grammar", "tools")
 
 
 def test_free_choice_of_tools(chat):

@@ -165,6 +165,12 @@ def test_origins(serve, tmp_path):
         assert "POST" in reply.headers["access-control-allow-methods"]
         allowed = reply.headers["access-control-allow-headers"].split(", ")
         assert {"authorization", "content-type", "x-api-key", "anthropic-version"} <= set(allowed)
+        # The packages for browsers send some of their own.
+        theirs = "authorization,anthropic-dangerous-direct-browser-access,x-stainless-os,x-stainless-retry-count,openai-beta"
+        reply = ask(server, "OPTIONS", "/v1/chat/completions", headers={**asked, "access-control-request-headers": theirs})
+        assert set(theirs.split(",")) <= set(reply.headers["access-control-allow-headers"].split(", "))
+        wrong = {**asked, "access-control-request-headers": "x-fine, not a name"}
+        assert "x-fine" not in ask(server, "OPTIONS", "/v1/models", headers=wrong).headers["access-control-allow-headers"]
         reply = get(server, "/v1/models", headers={"origin": origin, "authorization": "Bearer abc"})
         assert reply.status == 200 and reply.headers["access-control-allow-origin"] == origin
         assert reply.headers["vary"] == "origin" and "x-request-id" in reply.headers["access-control-expose-headers"]

@@ -20,6 +20,8 @@ pub(crate) struct Answer {
     permitted: Arc<TokenSet>,
     /// The token that the answer is free before, until it is drawn.
     after: Option<u32>,
+    /// The same behind that one; it is the grammar's first, and need not come.
+    first: Option<u32>,
     allowed: TokenSet,
     patience: Patience,
 }
@@ -36,8 +38,8 @@ impl Patience {
 }
 
 impl Answer {
-    pub(crate) fn new(matcher: Matcher, permitted: Arc<TokenSet>, after: Option<u32>) -> Self {
-        Self { matcher, permitted, after, allowed: TokenSet::default(), patience: Patience(limits::TIME) }
+    pub(crate) fn new(matcher: Matcher, permitted: Arc<TokenSet>, after: Option<u32>, first: Option<u32>) -> Self {
+        Self { matcher, permitted, after, first, allowed: TokenSet::default(), patience: Patience(limits::TIME) }
     }
 
     /// Finds out which tokens are allowed, and whether the answer may end. The parser keeps what it finds for next time.
@@ -66,6 +68,11 @@ impl Answer {
         Ok(end)
     }
 
+    /// Whether the grammar has not begun.
+    fn is_free(&self) -> bool {
+        self.after.is_some() || self.first.is_some()
+    }
+
     pub(crate) fn has_failed(&self) -> bool {
         self.matcher.is_error()
     }
@@ -77,8 +84,8 @@ impl Answer {
 
 impl Constraint for Answer {
     fn next(&mut self) -> Result<Allowed<'_>, ConstraintError> {
-        if self.after.is_some() {
-            return Ok(Allowed { tokens: None, end: false });
+        if self.is_free() {
+            return Ok(Allowed { tokens: None, end: self.first.is_some() });
         }
         let end = self.look()?;
         Ok(Allowed { tokens: Some(&self.allowed), end })
@@ -86,9 +93,12 @@ impl Constraint for Answer {
 
     fn push(&mut self, id: u32) -> Result<(), ConstraintError> {
         match self.after {
-            Some(after) if id == after => self.after = None,
-            Some(_) => {}
-            None => self.matcher.consume_token(id).map_err(AnswerError::parser)?,
+            Some(after) => self.after = (id != after).then_some(after),
+            None if self.first.is_some_and(|first| id != first) => {}
+            None => {
+                self.first = None;
+                self.matcher.consume_token(id).map_err(AnswerError::parser)?;
+            }
         }
         Ok(())
     }
@@ -96,7 +106,7 @@ impl Constraint for Answer {
     fn is_complete(&self) -> bool {
         // A parser that has failed has stopped too, but then the next draw is to say so.
         let ended = [StopReason::NoExtension, StopReason::EndOfSentence];
-        self.after.is_none() && ended.contains(&self.matcher.stop_reason())
+        !self.is_free() && ended.contains(&self.matcher.stop_reason())
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Compiled {
     /// At the beginning of an answer; answers take copies.
     matcher: Arc<Mutex<Matcher>>,
     permitted: Arc<TokenSet>,
+    /// The token with which tool calls begin, if it is a grammar of those.
+    first: Option<u32>,
 }
 
 impl Grammars {
@@ -69,7 +71,10 @@ impl Grammars {
             thread.spawn_scoped(scope, compile)?.join().unwrap_or_else(|panic| Err(panicked(panic)))
         });
         match (matcher, grammar) {
-            (Ok(matcher), _) => Ok(Compiled { matcher: Arc::new(Mutex::new(matcher)), permitted: permitted.clone() }),
+            (Ok(matcher), _) => {
+                let first = tokens.map(ToolTokens::first);
+                Ok(Compiled { matcher: Arc::new(Mutex::new(matcher)), permitted: permitted.clone(), first })
+            }
             (Err(Error::Grammar { kind, message }), Grammar::Tools { functions, .. }) => {
                 Err(self.whose(functions).unwrap_or(Error::Grammar { kind, message }))
             }
@@ -91,7 +96,7 @@ impl Grammars {
         let mut matcher = Matcher::new(Ok(parser.map_err(|error| said(kind, &error.to_string()))?));
         // An empty text may be all there is, which shows only now.
         matcher.consume_tokens(&[]).map_err(|error| said(kind, &error.to_string()))?;
-        let mut answer = Answer::new(matcher, permitted.clone(), None);
+        let mut answer = Answer::new(matcher, permitted.clone(), None, None);
         match answer.look() {
             Ok(_) if !answer.has_failed() => Ok(answer.into_matcher()),
             Ok(_) | Err(AnswerError::Stuck) => Err(said(kind, "there is no text that it allows")),
@@ -114,11 +119,21 @@ impl Compiled {
     /// What a request asks of its answers. With `after`, the id of `</think>` for instance, an answer is free until it has
     /// drawn that token, and begins behind it; only that it ends before it is not allowed.
     pub fn constraints(&self, after: Option<u32>) -> Constraints {
-        let Self { matcher, permitted } = self.clone();
+        self.begin(after, None)
+    }
+
+    /// The same of tool calls that need not come: an answer is free, and may end, until it draws the token with which they
+    /// begin. A grammar of something else has no such token, and holds from the beginning.
+    pub fn constraints_of_calls(&self, after: Option<u32>) -> Constraints {
+        self.begin(after, self.first)
+    }
+
+    fn begin(&self, after: Option<u32>, first: Option<u32>) -> Constraints {
+        let Self { matcher, permitted, .. } = self.clone();
         Constraints::new(move || {
             // Nobody changes what is behind the lock.
             let matcher = matcher.lock().unwrap_or_else(PoisonError::into_inner).deep_clone();
-            Box::new(Answer::new(matcher, permitted.clone(), after))
+            Box::new(Answer::new(matcher, permitted.clone(), after, first))
         })
     }
 }

@@ -33,6 +33,11 @@ impl ToolTokens {
         })
     }
 
+    /// The one with which calls begin.
+    pub(crate) fn first(&self) -> u32 {
+        self.calls_begin
+    }
+
     /// All of them.
     pub(crate) fn ids(&self) -> [u32; 5] {
         let &Self { calls_begin, calls_end, call_begin, call_end, sep } = self;

@@ -58,7 +58,7 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
     let in_flight = InFlight::new(app.metrics.in_flight.clone());
     let mut line = Line::new(&id, &path, &request);
     let mut response = match check(&app, &request) {
-        _ if origin.is_some() && request.method() == Method::OPTIONS => preflight(),
+        _ if origin.is_some() && request.method() == Method::OPTIONS => preflight(request.headers()),
         Err(error) => respond(&error, dialect, &id),
         Ok(caller) => {
             line.of(&caller.name);
@@ -221,22 +221,55 @@ fn allowed_origin(app: &App, headers: &HeaderMap) -> Option<HeaderValue> {
     app.options.cors_origins.iter().any(|known| known.as_bytes() == origin.as_bytes()).then(|| origin.clone())
 }
 
-/// What a browser wants to know before it lets a page ask.
-fn preflight() -> Response {
+/// Headers that a page may send, in any case.
+const HEADERS: [&str; 6] =
+    ["authorization", "content-type", "x-api-key", "x-request-id", "anthropic-version", "anthropic-beta"];
+/// The most others that it may ask for.
+const MAX_ASKED: usize = 64;
+
+/// What a browser wants to know before it lets a page ask. A page whose origin may ask may send what headers it likes, and
+/// packages have names of their own for some; a header that is unknown here does nothing.
+fn preflight(headers: &HeaderMap) -> Response {
+    let allowed = allowed_headers(headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS));
     let headers = [
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
-        (
-            header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "authorization, content-type, x-api-key, x-request-id, anthropic-version, anthropic-beta",
-        ),
-        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST")),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, allowed),
+        (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600")),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()
 }
 
+/// Ours, and those that are asked for, if all of these are names of headers.
+fn allowed_headers(asked: Option<&HeaderValue>) -> HeaderValue {
+    let asked = asked.and_then(|asked| asked.to_str().ok()).unwrap_or_default();
+    let names = asked.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let names: Option<Vec<HeaderName>> = names.map(|name| name.parse().ok()).take(MAX_ASKED + 1).collect();
+    let names = names.filter(|names| names.len() <= MAX_ASKED).unwrap_or_default();
+    let mut all = HEADERS.to_vec();
+    all.extend(names.iter().map(HeaderName::as_str).filter(|name| !HEADERS.contains(name)));
+    HeaderValue::from_str(&all.join(", ")).expect("names of headers are a header")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::host_name;
+    use super::{HEADERS, HeaderValue, MAX_ASKED, allowed_headers, host_name};
+
+    #[test]
+    fn a_page_may_send_the_headers_that_it_asks_for() {
+        let allowed = |asked: Option<&str>| {
+            let asked = asked.map(|asked| HeaderValue::from_str(asked).unwrap());
+            let allowed = allowed_headers(asked.as_ref()).to_str().unwrap().to_owned();
+            allowed.strip_prefix(&HEADERS.join(", ")).unwrap().to_owned()
+        };
+        assert_eq!(allowed(None), "");
+        assert_eq!(allowed(Some("authorization,X-Stainless-Os, openai-beta,,")), ", x-stainless-os, openai-beta");
+        for wrong in ["a b", "x-ok,b:c", "*\t(", "x-\u{e9}"] {
+            assert_eq!(allowed(Some(wrong)), "", "{wrong}");
+        }
+        let many = |n: usize| (0..n).map(|i| format!("x-{i}")).collect::<Vec<_>>().join(",");
+        assert_eq!(allowed(Some(&many(MAX_ASKED))).matches(", x-").count(), MAX_ASKED);
+        assert_eq!(allowed(Some(&many(MAX_ASKED + 1))), "");
+    }
 
     #[test]
     fn a_host_is_read_without_its_port() {

@@ -178,15 +178,16 @@ pub(crate) async fn messages(incoming: Incoming) -> Response {
         let (app, request_id) = (incoming.app.clone(), incoming.id.clone());
         let described = |read: &Messages| read.described.clone();
         let understood = incoming.understand("/v1/messages", described, anthropic::request::read).await?;
-        let Understood { served, model, record, read: Messages { ask, stream, .. } } = understood;
+        let Understood { served, model, record, read: Messages { ask, stream, shows_thinking, .. } } = understood;
         let id = format!("msg_{}", uuid::Uuid::new_v4().simple());
         let (stops, prompt_tokens, deadline) = (ask.drawing.stop.clone(), ask.prompt.len(), ask.deadline);
         let pieces = begin(&app, &served, vec![ask], &record)?;
         if !stream {
             let whole = answer::whole(pieces, 1).await?;
-            return Ok(Json(anthropic::response::response(&model, &id, &stops, &whole[0])).into_response());
+            let message = anthropic::response::response(&model, &id, &stops, &whole[0], shows_thinking);
+            return Ok(Json(message).into_response());
         }
-        let frames = anthropic::stream::MessageFrames::new(model, id, request_id, stops, prompt_tokens);
+        let frames = anthropic::stream::MessageFrames::new(model, id, request_id, stops, prompt_tokens, shows_thinking);
         Ok(stream::respond(frames, pieces, 1, deadline, record))
     })
     .await

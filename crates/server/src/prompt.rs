@@ -11,7 +11,7 @@ use crate::fields::Fields;
 use crate::openai::messages::Tool;
 use crate::served::Served;
 
-/// A conversation that waits for the model's turn.
+/// A conversation that waits for the model's turn, or for the rest of it where the last message is the assistant's.
 pub(crate) struct Conversation<'a> {
     pub(crate) messages: Vec<Message>,
     pub(crate) tools: &'a [Tool],
@@ -52,7 +52,14 @@ impl Variables {
             // A model that always thinks does what is asked for.
             if served.asks_thinking || thinks != served.thinks {
                 Self(BTreeMap::new()).think(thinks, served, "reasoning_effort")?;
-                variables.entry("thinking".to_owned()).or_insert(thinks.into());
+                let said = variables.entry("thinking".to_owned()).or_insert(thinks.into());
+                if *said != Value::from(thinks) {
+                    let message = format!(
+                        "reasoning_effort is {effort}, but chat_template_kwargs.thinking is {}; leave one of them out",
+                        crate::fields::short(said)
+                    );
+                    return Err(ApiError::field("invalid_value", "reasoning_effort", message));
+                }
             }
         }
         Ok(Self(variables))
@@ -91,7 +98,7 @@ impl Conversation<'_> {
     pub(crate) fn encode(self, served: &Served) -> Result<Vec<u32>, ApiError> {
         let bytes: usize = self.messages.iter().map(|message| message.content.as_ref().map_or(0, String::len)).sum();
         served.check_bytes(bytes, "messages")?;
-        let (messages, mut options) = self.for_template(served);
+        let (messages, mut options) = self.for_template(served)?;
         // Descriptions of tools and calls of theirs are text, too.
         options.max_bytes = Some(served.max_bytes());
         served.template.encode(&served.tokenizer, &messages, &options).map_err(|error| match error {
@@ -102,25 +109,39 @@ impl Conversation<'_> {
 
     /// The text, up to where the model begins.
     pub(crate) fn render(self, served: &Served) -> Result<String, ApiError> {
-        let (messages, options) = self.for_template(served);
+        let (messages, options) = self.for_template(served)?;
         served.template.render(&messages, &options).map_err(|error| refusal(&error))
     }
 
-    fn for_template(self, served: &Served) -> (Vec<Message>, ChatOptions) {
+    fn for_template(self, served: &Served) -> Result<(Vec<Message>, ChatOptions), ApiError> {
         let Self { mut messages, tools, variables: Variables(mut variables) } = self;
         if !tools.is_empty() && served.prints_tools {
             variables.insert("tools".to_owned(), tools.iter().map(Tool::json).collect());
         } else if !tools.is_empty() {
             describe(&mut messages, tools);
         }
-        (messages, ChatOptions { add_generation_prompt: true, variables, ..ChatOptions::default() })
+        let continue_last = ends_with_answer(&messages)?;
+        let options =
+            ChatOptions { add_generation_prompt: !continue_last, continue_last, variables, ..ChatOptions::default() };
+        Ok((messages, options))
     }
+}
+
+/// Whether the last turn is the assistant's, so that the answer is the rest of it.
+fn ends_with_answer(messages: &[Message]) -> Result<bool, ApiError> {
+    let Some(last) = messages.iter().rfind(|message| message.role != "system") else { return Ok(false) };
+    if last.role == "assistant" && !last.tool_calls.is_empty() {
+        let message =
+            "the last message calls tools, and what they gave is missing; add a message for each of its calls";
+        return Err(ApiError::field("invalid_value", "messages", message));
+    }
+    Ok(last.role == "assistant")
 }
 
 /// Where a template has no place for tools, they are described in the system message, in the words of V3.1's model card.
 fn describe(messages: &mut Vec<Message>, tools: &[Tool]) {
     let mut text = String::from("## Tools\nYou have access to the following tools:\n");
-    for Tool { name, description, parameters } in tools {
+    for Tool { name, description, parameters, .. } in tools {
         let description = description.as_deref().unwrap_or_default();
         write!(text, "\n### {name}\nDescription: {description}\n\nParameters: {parameters}\n")
             .expect("a string takes any text");
@@ -136,4 +157,25 @@ fn describe(messages: &mut Vec<Message>, tools: &[Tool]) {
 
 fn refusal(error: &ChatError) -> ApiError {
     ApiError::field("template_refused", "messages", error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_last_turn_decides_what_is_answered() {
+        let call = json!({ "type": "function", "function": { "name": "f", "arguments": "{}" } });
+        let (user, answer) = (Message::new("user", "u"), Message::new("assistant", "a"));
+        let calls = Message { tool_calls: vec![call], ..answer.clone() };
+        let (tool, system) = (Message::new("tool", "r"), Message::new("system", "s"));
+        let ends = |messages: &[&Message]| ends_with_answer(&messages.iter().map(|&m| m.clone()).collect::<Vec<_>>());
+        assert!(
+            !ends(&[&system]).unwrap() && !ends(&[&answer, &user]).unwrap() && !ends(&[&user, &calls, &tool]).unwrap()
+        );
+        assert!(ends(&[&user, &answer]).unwrap() && ends(&[&user, &answer, &system]).unwrap());
+        assert_eq!(ends(&[&user, &calls]).unwrap_err().param.as_deref(), Some("messages"));
+    }
 }

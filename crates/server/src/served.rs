@@ -40,6 +40,8 @@ pub(crate) struct Served {
     /// Whether the template prints the definitions of `tools`, and asks for `thinking`.
     pub(crate) prints_tools: bool,
     pub(crate) asks_thinking: bool,
+    /// Whether the template prints the reasoning of earlier turns.
+    pub(crate) prints_reasoning: bool,
     /// Whether it thinks before it answers a user, by itself or when it is asked to.
     pub(crate) thinks: bool,
     pub(crate) add_bos: bool,
@@ -54,6 +56,15 @@ pub(crate) struct Served {
     pub(crate) engine: Handle,
     /// Seconds since 1970 when it was loaded.
     pub(crate) created: u64,
+}
+
+/// What an answer is held to.
+pub(crate) struct Held {
+    /// The field of the request that asks for it.
+    pub(crate) param: &'static str,
+    pub(crate) grammar: Grammar,
+    /// Whether an answer is free until it begins to call something, which it need not do.
+    pub(crate) from_calls: bool,
 }
 
 impl Served {
@@ -93,12 +104,14 @@ impl Served {
         let engine = Handle::start_with(ctx, model, limits, disk)
             .map_err(|error| LoadError(format!("starting the engine: {error}")))?;
         let (prints_tools, asks_thinking) = (prints_tools(&template), asks_thinking(&template));
+        let prints_reasoning = prints_reasoning(&template);
         let thinks = thinks(&template, &tokenizer);
         Ok(Self {
             version,
             format: format_of(&template),
             prints_tools,
             asks_thinking,
+            prints_reasoning,
             thinks,
             tokenizer,
             template,
@@ -132,7 +145,7 @@ impl Served {
     /// What is said of such a text.
     pub(crate) fn too_long(&self, bytes: usize, param: &str) -> ApiError {
         let message = format!(
-            "{param} has {bytes} bytes, which no {} tokens can hold; this model's context is {} tokens",
+            "the prompt is too long: {param} has {bytes} bytes, which no {} tokens can hold; this model's context is {} tokens",
             self.max_model_len, self.max_model_len
         );
         ApiError::field("context_length_exceeded", param, message)
@@ -166,18 +179,13 @@ impl Served {
         }
     }
 
-    /// What holds an answer to a grammar, which a field of the request asks for. Reasoning is free: the grammar begins
-    /// behind it. May take a while.
-    pub(crate) fn constraints(
-        &self,
-        grammar: Option<(&'static str, Grammar)>,
-        start: Start,
-    ) -> Result<Option<Constraints>, ApiError> {
-        let Some((param, grammar)) = grammar else { return Ok(None) };
+    /// What holds an answer to a grammar. Reasoning is free: the grammar begins behind it. May take a while.
+    pub(crate) fn constraints(&self, held: Option<Held>, start: Start) -> Result<Option<Constraints>, ApiError> {
+        let Some(Held { param, grammar, from_calls }) = held else { return Ok(None) };
         let compiled = self.grammars.compile(&grammar);
         let compiled = compiled.map_err(|error| ApiError::field("invalid_grammar", param, error.to_string()))?;
         let after = self.tokenizer.special_tokens().think_end.filter(|_| start == Start::Reasoning);
-        Ok(Some(compiled.constraints(after)))
+        Ok(Some(if from_calls { compiled.constraints_of_calls(after) } else { compiled.constraints(after) }))
     }
 
     /// Whether a prompt leaves the model inside of its reasoning.
@@ -253,6 +261,14 @@ fn asks_thinking(template: &ChatTemplate) -> bool {
     print(true) != print(false)
 }
 
+fn prints_reasoning(template: &ChatTemplate) -> bool {
+    let thought = "probe_of_reasoning";
+    let mut answer = Message::new("assistant", "a");
+    answer.extra.insert("reasoning_content".to_owned(), thought.into());
+    let conversation = [Message::new("user", "u"), answer, Message::new("user", "v")];
+    template.render(&conversation, &ChatOptions::default()).is_ok_and(|text| text.contains(thought))
+}
+
 fn thinks(template: &ChatTemplate, tokenizer: &Tokenizer) -> bool {
     let mut options = ChatOptions { add_generation_prompt: true, ..ChatOptions::default() };
     options.variables.insert("thinking".to_owned(), true.into());
@@ -271,6 +287,10 @@ mod tests {
             assert_eq!(format_of(&template), format);
             assert_eq!(prints_tools(&template), format == ChatFormat::V31);
             assert_eq!(asks_thinking(&template), format == ChatFormat::V31);
+            assert!(!prints_reasoning(&template));
         }
+        let source = "{% for m in messages %}{{ m.reasoning_content }}{{ m.content }}{% endfor %}".to_owned();
+        let other = ChatTemplate::new(vec![("default".to_owned(), source)], String::new(), String::new()).unwrap();
+        assert!(prints_reasoning(&other));
     }
 }

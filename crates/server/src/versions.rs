@@ -102,13 +102,17 @@ impl Versions {
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_loading", message).with_retry_after(2)
         };
         let Some(name) = name else { return self.newest().ok_or_else(loading) };
-        let known = |name: &str| options.accept_any_name || options.names.iter().any(|own| own == name);
+        let known = |name: &str| options.names.iter().any(|own| own == name);
         if known(name) {
             return self.newest().ok_or_else(loading);
         }
         let versioned = name.rsplit_once('@').filter(|(name, _)| known(name));
         if let Some(served) = versioned.and_then(|(_, version)| self.number(version.parse().ok()?)) {
             return Ok(served);
+        }
+        if options.accept_any_name && versioned.is_none() {
+            check_name(name)?;
+            return self.newest().ok_or_else(loading);
         }
         let shown: String = name.chars().take(128).collect();
         let message = format!("there is no model {shown:?} here; {:?} is", options.names[0]);
@@ -126,6 +130,17 @@ impl Versions {
             }
         }
     }
+}
+
+/// Any name is as good as ours, but it stands in the log and in every chunk of the answer.
+fn check_name(name: &str) -> Result<(), ApiError> {
+    let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"._/@:-".contains(&byte);
+    if (1..=128).contains(&name.len()) && name.bytes().all(is_fine) {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(80).collect();
+    let message = format!("model is {shown:?}, but must be 1 to 128 letters, digits or any of . _ / @ : -");
+    Err(ApiError::field("invalid_value", "model", message))
 }
 
 /// Where versions come from.
@@ -284,5 +299,24 @@ impl Sink for Once {
 
     fn is_closed(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_name;
+
+    #[test]
+    fn a_name_is_a_word() {
+        let longest = "a".repeat(128);
+        for name in ["deepseek-ai/DeepSeek-V3.1", "claude-sonnet-4-5@20250929", "org:model_7", longest.as_str()] {
+            assert!(check_name(name).is_ok());
+        }
+        let longer = "a".repeat(129);
+        for name in ["", "a b", "a\nINFO forged", "a\"b", "mödell", "a[1m]", longer.as_str()] {
+            let error = check_name(name).unwrap_err();
+            assert_eq!((error.code, error.param.as_deref()), ("invalid_value", Some("model")));
+            assert!(!error.message.contains('\n'));
+        }
     }
 }

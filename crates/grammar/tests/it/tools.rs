@@ -5,7 +5,7 @@ use grammar::{Function, Grammar};
 use serde_json::{Value, json};
 use tokenizer::{ChatFormat, Start, parse_output};
 
-use crate::common::{TOKENIZER, answers, constraints, request};
+use crate::common::{TOKENIZER, answers, compile, constraints, request};
 use crate::valid::accepts;
 
 fn functions() -> Vec<Function> {
@@ -55,6 +55,50 @@ fn calls_are_read_back_with_arguments_that_their_schemas_accept() {
         }
         assert!(functions.iter().all(|function| all.iter().flatten().any(|(name, _)| *name == function.name)));
         assert!(all.iter().all(|calls| !calls.is_empty()), "one call at least");
+    }
+}
+
+/// Where nothing demands a call, an answer is free until it begins one.
+#[test]
+fn calls_that_need_not_come_are_held_from_where_they_begin() {
+    let functions = functions();
+    let special = TOKENIZER.special_tokens();
+    let (begin, end) = (special.tool_calls_begin.unwrap(), special.think_end.unwrap());
+    let text = TOKENIZER.encode("Well.");
+    for format in ChatFormat::ALL {
+        let compiled = compile(&Grammar::Tools { format, functions: functions.clone(), parallel: true }).unwrap();
+        for after in [None, Some(end)] {
+            let mut constraint = compiled.constraints_of_calls(after).begin();
+            let mut free = |ids: &[u32]| {
+                for &id in ids {
+                    let allowed = constraint.next().unwrap();
+                    assert!(allowed.tokens.is_none() && allowed.end && !constraint.is_complete());
+                    constraint.push(id).unwrap();
+                }
+            };
+            free(&text);
+            // What looks like a call amid the reasoning is none.
+            free(after.map(|end| [begin, end]).as_ref().map_or(&[], |ids| ids));
+            free(&text);
+            free(&[begin]);
+            let allowed = constraint.next().unwrap();
+            let set = allowed.tokens.expect("a call has begun");
+            assert!(!allowed.end && !set.contains(begin) && !set.contains(text[0]));
+        }
+        // The model is led to a call, and what follows is one that can be read.
+        let constraints = compiled.constraints_of_calls(None);
+        let request = |seed| Request { logit_bias: vec![(begin, 100.0)], ..request(constraints.clone(), seed, 400) };
+        let requests: Vec<Request> = (0..6).map(request).collect();
+        let mut ended = 0;
+        for (tokens, end) in answers(&requests, Mtp::Off) {
+            assert_eq!(tokens[0], begin);
+            if end.unwrap() == Finish::Stop {
+                let calls = parse_output(&TOKENIZER, &tokens, format, Start::Answer).unwrap().tool_calls;
+                assert!(!calls.is_empty() && calls.iter().all(|call| functions.iter().any(|f| f.name == call.name)));
+                ended += 1;
+            }
+        }
+        assert!(ended >= 3, "{format:?}: {ended} answers ended");
     }
 }
 

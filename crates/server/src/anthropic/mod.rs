@@ -2,6 +2,7 @@
 
 pub(crate) mod budget;
 mod content;
+mod context;
 pub(crate) mod models;
 pub(crate) mod request;
 pub(crate) mod response;

@@ -2,39 +2,44 @@
 
 use axum::http::HeaderMap;
 use engine::Sampling;
-use grammar::{Function, Grammar};
+use grammar::Grammar;
 use serde_json::{Value, json};
 use tokenizer::{Message, Start};
 
 use crate::answer::{Ask, deadline};
-use crate::anthropic::{budget, content};
+use crate::anthropic::{budget, content, context};
 use crate::app::{App, salt};
 use crate::assemble::Reading;
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::keys::Caller;
-use crate::openai::messages::{Tool, ToolChoice, check_name};
+use crate::openai::messages::{self, MAX_TOOLS, Tool, ToolChoice, check_name};
 use crate::openai::sampling::{Drawing, stops};
 use crate::prompt::{Conversation, Variables};
 use crate::record::Described;
 use crate::served::Served;
 
-const MAX_TOOLS: usize = 128;
+/// Examples of a tool's input.
+const MAX_EXAMPLES: usize = 64;
 
 /// A request, read.
 pub(crate) struct Messages {
     pub(crate) ask: Ask,
     pub(crate) stream: bool,
+    /// Whether the reasoning is told.
+    pub(crate) shows_thinking: bool,
     pub(crate) described: Described,
 }
 
-/// What decides the prompt.
+/// What decides the prompt, and what stands beside it in requests for an answer and for a count alike.
 struct Prompt {
     messages: Vec<Message>,
     tools: Vec<Tool>,
     choice: ToolChoice,
     parallel: bool,
     thinking: Thinking,
+    shows_thinking: bool,
+    format: Option<Grammar>,
 }
 
 /// `thinking`.
@@ -65,19 +70,12 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
     fields.unsupported("billing_policy", |_| false)?;
     fields.unsupported("fallbacks", |_| false)?;
     fields.unsupported("fallback_credit_token", |_| false)?;
-    let format = output_format(&mut fields)?;
     fields.end()?;
 
     let (ids, start, tools) = prompt.encode(served)?;
-    let grammar = match (prompt.demanded(served, &tools), format) {
-        (Some(_), Some(_)) => {
-            let message = "a format of the output and a tool_choice that demands a call exclude each other";
-            return Err(ApiError::field("invalid_value", "tool_choice", message));
-        }
-        (Some(calls), None) => Some(("tools", calls)),
-        (None, format) => format.map(|format| ("output_format", format)),
-    };
-    let mut constraint = served.constraints(grammar, start)?;
+    let format = prompt.format.as_ref().map(|format| ("output_format", format.clone()));
+    let held = messages::held(served.format, &tools, &prompt.choice, prompt.parallel, format)?;
+    let mut constraint = served.constraints(held, start)?;
     if let (Thinking::On(Some(tokens)), Start::Reasoning, Some(end)) =
         (prompt.thinking, start, served.tokenizer.special_tokens().think_end)
     {
@@ -85,7 +83,7 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
     }
     let one_call = !prompt.parallel;
     let ask = Ask {
-        max_tokens: served.max_tokens(ids.len(), Some(max_tokens), ["messages", "max_tokens"])?,
+        max_tokens: room(served, ids.len(), max_tokens)?,
         prompt: ids,
         answers: 1,
         seed: app.next_seed(),
@@ -97,12 +95,28 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
         deadline: deadline(app.options.request_timeout),
         drawing,
     };
-    Ok(Messages { ask, stream, described })
+    Ok(Messages { ask, stream, shows_thinking: prompt.shows_thinking, described })
+}
+
+/// The tokens that the answer may have, of `asked` ones. Clients of this interface read its errors and ask for fewer, or
+/// shorten the conversation, which takes the words that they know.
+fn room(served: &Served, prompt: usize, asked: u64) -> Result<usize, ApiError> {
+    served.max_tokens(prompt, Some(asked), ["messages", "max_tokens"]).map_err(|error| {
+        let limit = served.max_model_len;
+        let message = if prompt >= limit {
+            format!("prompt is too long: {prompt} tokens > {limit} maximum, and the answer needs room too")
+        } else {
+            format!(
+                "input length and `max_tokens` exceed context limit: {prompt} + {asked} > {limit}, decrease input length or \
+                 `max_tokens` and try again"
+            )
+        };
+        ApiError { message, ..error }
+    })
 }
 
 /// Fields of the published interface that ask for what is not done here, whether an answer is wanted or a count.
 fn others(fields: &mut Fields) -> Result<(), ApiError> {
-    fields.unsupported("context_management", |_| false)?;
     fields.unsupported("mcp_servers", |value| value.as_array().is_some_and(Vec::is_empty))?;
     fields.unsupported("speed", |value| value == "standard")
 }
@@ -123,7 +137,6 @@ pub(crate) fn headers(headers: &HeaderMap) -> Result<(), ApiError> {
 pub(crate) fn count(served: &Served, mut fields: Fields) -> Result<Value, ApiError> {
     let prompt = Prompt::read(&mut fields, served)?;
     others(&mut fields)?;
-    output_format(&mut fields)?;
     fields.end()?;
     let (ids, ..) = prompt.encode(served)?;
     Ok(json!({ "input_tokens": ids.len() }))
@@ -135,8 +148,12 @@ impl Prompt {
         let messages = content::conversation(fields)?;
         let tools = tools(fields)?;
         let (choice, parallel) = tool_choice(fields, &tools)?;
-        let thinking = thinking(fields, served)?;
-        Ok(Self { messages, tools, choice, parallel, thinking })
+        let (thinking, shows_thinking) = thinking(fields, served)?;
+        let (effort, format) = output(fields)?;
+        context::check(fields, served)?;
+        // Effort is thought, as far as a model has the choice.
+        let thinking = if thinking == Thinking::Unsaid && effort { Thinking::On(None) } else { thinking };
+        Ok(Self { messages, tools, choice, parallel, thinking, shows_thinking, format })
     }
 
     /// The ids, where they leave the model, and the tools that it hears of.
@@ -148,26 +165,15 @@ impl Prompt {
         }
         let ids = Conversation { messages: self.messages.clone(), tools: &tools, variables }.encode(served)?;
         let start = if served.opens_reasoning(&ids) { Start::Reasoning } else { Start::Answer };
-        let refuse = |what: &str| Err(ApiError::field("unsupported_parameter", "thinking", what));
         match (self.thinking, start) {
-            // A model that thinks may answer at once all the same, as those of this family do behind a tool's result.
-            (Thinking::On(_), _) if !served.thinks => {
-                refuse("thinking is on, but this model does not think; leave it out")
+            // Thinking is allowed, not demanded: a model of this family may answer at once behind a tool's result, and one
+            // that does not think always does.
+            (Thinking::Off, Start::Reasoning) => {
+                let message = "thinking is off, but this model always thinks; leave it out";
+                Err(ApiError::field("unsupported_parameter", "thinking", message))
             }
-            (Thinking::Off, Start::Reasoning) => refuse("thinking is off, but this model always thinks; leave it out"),
             _ => Ok((ids, start, tools)),
         }
-    }
-
-    fn demanded(&self, served: &Served, tools: &[Tool]) -> Option<Grammar> {
-        let function = |tool: &Tool| Function { name: tool.name.clone(), parameters: Some(tool.parameters.clone()) };
-        let functions: Vec<Function> = match &self.choice {
-            ToolChoice::Required => tools.iter().map(function).collect(),
-            ToolChoice::Named(name) => tools.iter().filter(|tool| tool.name == *name).map(function).collect(),
-            ToolChoice::Auto | ToolChoice::None => return None,
-        };
-        let parallel = self.parallel && self.choice == ToolChoice::Required;
-        Some(Grammar::Tools { format: served.format, functions, parallel })
     }
 }
 
@@ -195,66 +201,86 @@ fn user(fields: &mut Fields) -> Result<Option<String>, ApiError> {
     }
 }
 
-/// `output_format`, or `output_config` with a `format`: a JSON schema.
-fn output_format(fields: &mut Fields) -> Result<Option<Grammar>, ApiError> {
+/// `output_config`: whether it asks for some effort, and a JSON schema, which may stand in `output_format` too.
+fn output(fields: &mut Fields) -> Result<(bool, Option<Grammar>), ApiError> {
     let mut format = fields.object("output_format")?;
+    let mut effort = None;
     if let Some(mut config) = fields.object("output_config")? {
         let inner = config.object("format")?;
-        // What is done where nothing is said. Less or more of it would need a model that was trained to hear it.
-        config.unsupported("effort", |value| value == "high")?;
+        effort = config.choice("effort", &["low", "medium", "high", "xhigh", "max"])?;
+        config.unsupported("task_budget", |_| false)?;
         config.end()?;
         format = format.or(inner);
     }
-    let Some(mut format) = format else { return Ok(None) };
+    let Some(mut format) = format else { return Ok((effort.is_some(), None)) };
     format.required_choice("type", &["json_schema"])?;
     let schema = format.any("schema");
     let schema = format.required("schema", schema)?;
     format.end()?;
-    Ok(Some(Grammar::JsonSchema(schema)))
+    Ok((effort.is_some(), Some(Grammar::JsonSchema(schema))))
 }
 
-fn thinking(fields: &mut Fields, served: &Served) -> Result<Thinking, ApiError> {
-    let Some(mut thinking) = fields.object("thinking")? else { return Ok(Thinking::Unsaid) };
+/// `thinking`, and whether it is shown.
+fn thinking(fields: &mut Fields, served: &Served) -> Result<(Thinking, bool), ApiError> {
+    let Some(mut thinking) = fields.object("thinking")? else { return Ok((Thinking::Unsaid, true)) };
     let kind = thinking.required_choice("type", &["enabled", "disabled", "adaptive"])?;
-    let budget = thinking.integer("budget_tokens", 1..=served.max_model_len as u64)?;
-    thinking.unsupported("display", |value| value == "summarized")?;
+    // A budget is the most that may be used, and no more than the context can be.
+    let budget = thinking.integer("budget_tokens", 1..=u64::from(u32::MAX))?;
+    let budget = budget.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX).min(served.max_model_len));
+    let shows = thinking.choice("display", &["summarized", "omitted"])? != Some("omitted");
     thinking.end()?;
-    Ok(match kind {
+    let thinking = match kind {
         "disabled" => Thinking::Off,
         "adaptive" => Thinking::Unsaid,
-        _ => Thinking::On(budget.map(|tokens| tokens as usize)),
-    })
+        _ => Thinking::On(budget),
+    };
+    Ok((thinking, shows))
 }
 
 fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
     let list = fields.list("tools", MAX_TOOLS)?.unwrap_or_default();
-    let mut tools: Vec<Tool> = Vec::with_capacity(list.len());
-    for (i, value) in list.into_iter().enumerate() {
-        let at = format!("tools[{i}]");
-        let mut tool = Fields::of(value, &at)?;
-        content::cache_control(&mut tool)?;
-        tool.unsupported("type", |value| value == "custom")?;
-        let name = tool.required_string("name")?;
-        check_name(&name, &tool.path("name"))?;
-        let description = tool.string("description")?;
-        let parameters = match tool.any("input_schema") {
-            None => json!({ "type": "object", "properties": {} }),
-            Some(schema @ Value::Object(_)) => schema,
-            Some(other) => return Err(tool.wrong_type("input_schema", "a JSON schema, an object", &other)),
-        };
-        tool.boolean("strict")?;
-        tool.unsupported("allowed_callers", |value| *value == json!(["direct"]))?;
-        tool.unsupported("defer_loading", |value| value == false)?;
-        tool.unsupported("eager_input_streaming", |value| value == false)?;
-        tool.unsupported("input_examples", |value| value.as_array().is_some_and(Vec::is_empty))?;
-        tool.end()?;
-        if tools.iter().any(|other| other.name == name) {
-            let message = format!("{at} has the name {name:?}, and so has one before it");
-            return Err(ApiError::field("invalid_value", at, message));
-        }
-        tools.push(Tool { name, description, parameters });
-    }
+    let read = |(i, value)| tool(value, &format!("tools[{i}]"));
+    let tools = list.into_iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+    messages::check_unique(&tools)?;
     Ok(tools)
+}
+
+fn tool(value: Value, at: &str) -> Result<Tool, ApiError> {
+    let mut tool = Fields::of(value, at)?;
+    content::cache_control(&mut tool)?;
+    tool.unsupported("type", |value| value == "custom")?;
+    let name = tool.required_string("name")?;
+    check_name(&name, &tool.path("name"))?;
+    let description = tool.string("description")?;
+    let parameters = match tool.any("input_schema") {
+        None => json!({ "type": "object", "properties": {} }),
+        Some(schema @ Value::Object(_)) => schema,
+        Some(other) => return Err(tool.wrong_type("input_schema", "a JSON schema, an object", &other)),
+    };
+    let strict = tool.boolean("strict")?.unwrap_or(false);
+    tool.unsupported("allowed_callers", |value| *value == json!(["direct"]))?;
+    tool.unsupported("defer_loading", |value| value == false)?;
+    // It lets arguments come before it is known that they are JSON. They come when they are whole.
+    tool.boolean("eager_input_streaming")?;
+    let examples = tool.list("input_examples", MAX_EXAMPLES)?.unwrap_or_default();
+    if let Some(other) = examples.iter().find(|example| !example.is_object()) {
+        return Err(tool.wrong_type("input_examples", "a list of objects", other));
+    }
+    tool.end()?;
+    Ok(Tool { name, description: described(description, &examples), parameters, strict })
+}
+
+/// A description with examples of a tool's input, for which no format of this family has a place of its own.
+fn described(description: Option<String>, examples: &[Value]) -> Option<String> {
+    if examples.is_empty() {
+        return description;
+    }
+    let mut text = description.unwrap_or_default();
+    text += if text.is_empty() { "Examples of its input:" } else { "\n\nExamples of its input:" };
+    for example in examples {
+        text += &format!("\n{example}");
+    }
+    Some(text)
 }
 
 /// What is to be called, and whether several calls may be made.

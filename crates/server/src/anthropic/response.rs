@@ -6,11 +6,12 @@ use tokenizer::ToolCall;
 use crate::answer::{FinishReason, Outcome, Whole};
 use crate::assemble::Delta;
 
-/// The answer as a message.
-pub(crate) fn response(model: &str, id: &str, stops: &[String], answer: &Whole) -> Value {
+/// The answer as a message; `shows_thinking` says whether the reasoning is told, or only that there was some.
+pub(crate) fn response(model: &str, id: &str, stops: &[String], answer: &Whole, shows_thinking: bool) -> Value {
     let Whole { delta: Delta { reasoning, content, calls, .. }, outcome, .. } = answer;
     let mut blocks = Vec::new();
     if let Some(thinking) = reasoning {
+        let thinking = if shows_thinking { thinking } else { "" };
         // Signatures are for services that do not trust their clients; templates leave earlier reasoning out anyway.
         blocks.push(json!({ "type": "thinking", "thinking": thinking, "signature": "" }));
     }

@@ -17,6 +17,8 @@ pub(crate) struct MessageFrames {
     pub(crate) request_id: String,
     pub(crate) stops: Vec<String>,
     pub(crate) prompt_tokens: usize,
+    /// Whether the reasoning is told, or only that there is some.
+    pub(crate) shows_thinking: bool,
     /// The block that is open, if one is.
     open: Option<Kind>,
     /// Blocks so far.
@@ -31,8 +33,15 @@ enum Kind {
 }
 
 impl MessageFrames {
-    pub(crate) fn new(model: String, id: String, request_id: String, stops: Vec<String>, prompt_tokens: usize) -> Self {
-        Self { model, id, request_id, stops, prompt_tokens, open: None, blocks: 0, calls: 0 }
+    pub(crate) fn new(
+        model: String,
+        id: String,
+        request_id: String,
+        stops: Vec<String>,
+        prompt_tokens: usize,
+        shows_thinking: bool,
+    ) -> Self {
+        Self { model, id, request_id, stops, prompt_tokens, shows_thinking, open: None, blocks: 0, calls: 0 }
     }
 
     fn close(&mut self, events: &mut Vec<Event>) {
@@ -92,7 +101,9 @@ impl Frames for MessageFrames {
         let mut events = Vec::new();
         if let Some(thinking) = delta.reasoning.as_ref().filter(|text| !text.is_empty()) {
             self.open(Kind::Thinking, &mut events);
-            self.grow(&json!({ "type": "thinking_delta", "thinking": thinking }), &mut events);
+            if self.shows_thinking {
+                self.grow(&json!({ "type": "thinking_delta", "thinking": thinking }), &mut events);
+            }
         }
         if !delta.content.is_empty() {
             self.open(Kind::Text, &mut events);

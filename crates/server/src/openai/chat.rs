@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use grammar::{Function, Grammar};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokenizer::{Message, Start};
 
@@ -12,7 +12,7 @@ use crate::assemble::{Delta, Reading};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::keys::Caller;
-use crate::openai::logprobs;
+use crate::openai::logprobs::OfChat;
 use crate::openai::messages::{self, Tool, ToolChoice};
 use crate::openai::sampling::{Drawing, MAX_LOGPROBS};
 use crate::openai::shape;
@@ -50,15 +50,9 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
     let conversation = Conversation { messages: conversation, tools: &tools, variables };
     let prompt = conversation.encode(served)?;
     let start = if served.opens_reasoning(&prompt) { Start::Reasoning } else { Start::Answer };
-    let grammar = match demanded(served, &tools, &choice, parallel) {
-        Some(_) if format.is_some() => {
-            let message = "response_format and a tool_choice that demands a call exclude each other";
-            return Err(ApiError::field("invalid_value", "response_format", message));
-        }
-        Some(calls) => Some(("tools", calls)),
-        None => format.map(|format| ("response_format", format)),
-    };
-    let constraint = served.constraints(grammar, start)?;
+    let format = format.map(|format| ("response_format", format));
+    let held = messages::held(served.format, &tools, &choice, parallel, format)?;
+    let constraint = served.constraints(held, start)?;
     let reading = Reading::Chat { start, tools: !tools.is_empty(), one_call: !parallel };
     let max_tokens = served.max_tokens(prompt.len(), max_tokens, ["messages", "max_completion_tokens"])?;
     let ask = Ask {
@@ -75,17 +69,6 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
         drawing,
     };
     Ok(Chat { ask, stream, include_usage, described })
-}
-
-/// The calls that an answer must consist of, if it must.
-fn demanded(served: &Served, tools: &[Tool], choice: &ToolChoice, parallel: bool) -> Option<Grammar> {
-    let function = |tool: &Tool| Function { name: tool.name.clone(), parameters: Some(tool.parameters.clone()) };
-    let (functions, parallel) = match choice {
-        ToolChoice::Required => (tools.iter().map(function).collect(), parallel),
-        ToolChoice::Named(name) => (tools.iter().filter(|tool| tool.name == *name).map(function).collect(), false),
-        ToolChoice::Auto | ToolChoice::None => return None,
-    };
-    Some(Grammar::Tools { format: served.format, functions, parallel })
 }
 
 /// `max_completion_tokens`, or by its old name `max_tokens`.
@@ -176,39 +159,57 @@ fn others(fields: &mut Fields) -> Result<(), ApiError> {
 }
 
 /// The whole answer.
-pub(crate) fn response(served: &Served, model: &str, id: &str, answers: &[Whole], with_logprobs: bool) -> Value {
-    let choices: Vec<Value> = answers
-        .iter()
-        .enumerate()
-        .map(|(index, Whole { delta, outcome, .. })| {
-            let Delta { reasoning, content, calls, tokens } = delta;
-            let calls: Vec<Value> = calls.iter().enumerate().map(|(i, call)| tool_call(id, index, i, call)).collect();
-            let content = if content.is_empty() && !calls.is_empty() { Value::Null } else { content.as_str().into() };
-            let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
-            if let Some(reasoning) = reasoning {
-                message["reasoning_content"] = reasoning.as_str().into();
-            }
-            if !calls.is_empty() {
-                message["tool_calls"] = calls.into();
-            }
-            json!({
-                "index": index,
-                "message": message,
-                "logprobs": if with_logprobs { logprobs::chat(served, tokens) } else { Value::Null },
-                "finish_reason": outcome.finish.openai(),
-            })
-        })
-        .collect();
+pub(crate) fn response<'a>(
+    served: &'a Served,
+    model: &'a str,
+    id: &'a str,
+    answers: &'a [Whole],
+    with_logprobs: bool,
+) -> impl Serialize + 'a {
+    let choices = answers.iter().enumerate().map(|(index, Whole { delta, outcome, .. })| {
+        let Delta { reasoning, content, calls, tokens } = delta;
+        let calls: Vec<Value> = calls.iter().enumerate().map(|(i, call)| tool_call(id, index, i, call)).collect();
+        let content = if content.is_empty() && !calls.is_empty() { Value::Null } else { content.as_str().into() };
+        let mut message = json!({ "role": "assistant", "content": content, "refusal": null });
+        if let Some(reasoning) = reasoning {
+            message["reasoning_content"] = reasoning.as_str().into();
+        }
+        if !calls.is_empty() {
+            message["tool_calls"] = calls.into();
+        }
+        let logprobs = with_logprobs.then_some(OfChat { served, tokens });
+        Choice { index, message, logprobs, finish_reason: outcome.finish.openai() }
+    });
     let outcomes: Vec<Outcome> = answers.iter().map(|answer| answer.outcome).collect();
-    json!({
-        "id": id,
-        "object": "chat.completion",
-        "created": crate::clock::unix_seconds(),
-        "model": model,
-        "system_fingerprint": served.fingerprint,
-        "choices": choices,
-        "usage": usage(&outcomes),
-    })
+    Response {
+        id,
+        object: "chat.completion",
+        created: crate::clock::unix_seconds(),
+        model,
+        system_fingerprint: &served.fingerprint,
+        choices: choices.collect(),
+        usage: usage(&outcomes),
+    }
+}
+
+/// A whole answer of either of OpenAI's interfaces.
+#[derive(Serialize)]
+pub(crate) struct Response<'a, C> {
+    pub(crate) id: &'a str,
+    pub(crate) object: &'static str,
+    pub(crate) created: u64,
+    pub(crate) model: &'a str,
+    pub(crate) system_fingerprint: &'a str,
+    pub(crate) choices: Vec<C>,
+    pub(crate) usage: Value,
+}
+
+#[derive(Serialize)]
+struct Choice<'a> {
+    index: usize,
+    message: Value,
+    logprobs: Option<OfChat<'a>>,
+    finish_reason: &'static str,
 }
 
 /// A call as a message has it. Its name within the answer is enough to tell it from all others.
@@ -297,8 +298,8 @@ impl Chunks {
         }
         let has_tokens = self.with_logprobs && !tokens.is_empty();
         if has_tokens || fields.as_object().is_some_and(|fields| !fields.is_empty()) {
-            let logprobs = if has_tokens { logprobs::chat(&self.served, tokens) } else { Value::Null };
-            chunks.push(self.chunk(&choice(fields, logprobs)));
+            let logprobs = has_tokens.then_some(OfChat { served: &self.served, tokens });
+            chunks.push(self.chunk(&choice(fields, json!(logprobs))));
         }
         self.told[index] = (true, calls_told + calls.len());
         chunks

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use axum::response::sse::Event;
 use engine::Logprobs;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokenizer::{Role, Start};
 
@@ -14,13 +15,13 @@ use crate::assemble::{Delta, Reading};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::keys::Caller;
-use crate::openai::chat::{described, stream_options, usage};
+use crate::openai::chat::{Response, described, stream_options, usage};
 use crate::openai::logprobs::Listed;
 use crate::openai::sampling::{Drawing, MAX_CHOICES, MAX_LOGPROBS, token};
 use crate::openai::shape;
 use crate::openai::stream::{done, progress};
 use crate::record::Described;
-use crate::served::Served;
+use crate::served::{Held, Served};
 use crate::stream::{Frames, event};
 
 /// Prompts of one request.
@@ -76,7 +77,10 @@ pub(crate) fn read(app: &App, served: &Served, caller: &Caller, mut fields: Fiel
         let message = "echo with logprobs is not streamed; ask for the whole answer";
         return Err(ApiError::field("unsupported_parameter", "echo", message));
     }
-    let constraint = served.constraints(format.map(|format| ("response_format", format)), Start::Answer)?;
+    let constraint = served.constraints(
+        format.map(|grammar| Held { param: "response_format", grammar, from_calls: false }),
+        Start::Answer,
+    )?;
     // Candidates are compared by their probabilities.
     let of_answers = if drawn > drawing.n { logprobs.or(Some(0)) } else { logprobs };
     let asks = prompts
@@ -188,7 +192,13 @@ fn fill_in(served: &Served, prefix: &str, suffix: &str) -> Result<Vec<u32>, ApiE
 }
 
 /// The whole answers.
-pub(crate) fn response(served: &Served, model: &str, id: &str, answers: &[Whole], form: &Form) -> Value {
+pub(crate) fn response<'a>(
+    served: &'a Served,
+    model: &'a str,
+    id: &'a str,
+    answers: &'a [Whole],
+    form: &Form,
+) -> impl Serialize + use<'a> {
     let mut choices = Vec::new();
     for (p, answers) in answers.chunks(form.drawn).enumerate() {
         let mut order: Vec<&Whole> = answers.iter().collect();
@@ -200,33 +210,36 @@ pub(crate) fn response(served: &Served, model: &str, id: &str, answers: &[Whole]
             let mut text = prompt.map_or_else(String::new, |ids| served.tokenizer.decode(ids, true));
             text += &delta.content;
             let logprobs = form.with_logprobs.then(|| {
-                let mut listed = Listed::at(0);
+                let mut listed = Listed::at(served, 0);
                 let of_prompt = std::iter::once(None).chain(answers[0].prompt.iter().map(Some));
                 for (&id, logprobs) in prompt.unwrap_or_default().iter().zip(of_prompt) {
-                    listed.push(served, id, logprobs.map(|l| l.of_token), logprobs.map_or(&[], |l| &l.top));
+                    listed.push(id, logprobs.map(|l| l.of_token), logprobs.map_or(&[], |l| &l.top));
                 }
                 for token in &delta.tokens {
-                    listed.push(served, token.id, Some(token.logprobs.of_token), &token.logprobs.top);
+                    listed.push(token.id, Some(token.logprobs.of_token), &token.logprobs.top);
                 }
-                listed.json()
+                listed
             });
-            choices.push(json!({
-                "index": choices.len(),
-                "text": text,
-                "logprobs": logprobs,
-                "finish_reason": outcome.finish.openai(),
-            }));
+            choices.push(Choice { index: choices.len(), text, logprobs, finish_reason: outcome.finish.openai() });
         }
     }
-    json!({
-        "id": id,
-        "object": "text_completion",
-        "created": crate::clock::unix_seconds(),
-        "model": model,
-        "system_fingerprint": served.fingerprint,
-        "choices": choices,
-        "usage": of_prompts(&answers.iter().map(|answer| answer.outcome).collect::<Vec<_>>(), form.drawn),
-    })
+    Response {
+        id,
+        object: "text_completion",
+        created: crate::clock::unix_seconds(),
+        model,
+        system_fingerprint: &served.fingerprint,
+        choices,
+        usage: of_prompts(&answers.iter().map(|answer| answer.outcome).collect::<Vec<_>>(), form.drawn),
+    }
+}
+
+#[derive(Serialize)]
+struct Choice<'a> {
+    index: usize,
+    text: String,
+    logprobs: Option<Listed<'a>>,
+    finish_reason: &'static str,
 }
 
 /// Per token, as published.
@@ -306,12 +319,12 @@ impl Frames for Chunks {
 
     fn delta(&mut self, index: usize, delta: &Delta) -> Vec<Event> {
         let logprobs = self.form.with_logprobs.then(|| {
-            let mut listed = Listed::at(self.offsets[index]);
+            let mut listed = Listed::at(&self.served, self.offsets[index]);
             for token in &delta.tokens {
-                listed.push(&self.served, token.id, Some(token.logprobs.of_token), &token.logprobs.top);
+                listed.push(token.id, Some(token.logprobs.of_token), &token.logprobs.top);
             }
             self.offsets[index] = listed.offset();
-            listed.json()
+            listed
         });
         let choice = json!([{ "index": index, "text": delta.content, "logprobs": logprobs, "finish_reason": null }]);
         vec![event(&self.chunk(&choice))]

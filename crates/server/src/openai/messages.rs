@@ -1,15 +1,20 @@
 //! Conversations of OpenAI's chat interface.
 
+use std::collections::BTreeSet;
+
+use grammar::{Function, Grammar};
 use serde_json::{Value, json};
-use tokenizer::Message;
+use tokenizer::{ChatFormat, Message};
 
 use crate::error::ApiError;
 use crate::fields::{Fields, short};
+use crate::served::Held;
 
 const MAX_MESSAGES: usize = 4096;
 const MAX_PARTS: usize = 4096;
 const MAX_CALLS: usize = 128;
-const MAX_TOOLS: usize = 128;
+/// Programs that write programs offer some hundred.
+pub(crate) const MAX_TOOLS: usize = 1024;
 
 /// A function that the model may call.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +23,8 @@ pub(crate) struct Tool {
     pub(crate) description: Option<String>,
     /// A JSON schema of the arguments.
     pub(crate) parameters: Value,
+    /// Whether arguments are held to it also where the model need not call anything.
+    pub(crate) strict: bool,
 }
 
 /// Whether the model is to call functions.
@@ -155,17 +162,62 @@ fn tool_call(value: Value, at: &str) -> Result<Value, ApiError> {
 /// The `tools` of a request.
 pub(crate) fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
     let list = fields.list("tools", MAX_TOOLS)?.unwrap_or_default();
-    let mut tools: Vec<Tool> = Vec::with_capacity(list.len());
-    for (i, value) in list.into_iter().enumerate() {
-        let at = format!("tools[{i}]");
-        let tool = tool(value, &at)?;
-        if tools.iter().any(|other| other.name == tool.name) {
-            let message = format!("{at} has the name {:?}, and so has one before it", tool.name);
-            return Err(ApiError::field("invalid_value", at, message));
-        }
-        tools.push(tool);
-    }
+    let read = |(i, value)| tool(value, &format!("tools[{i}]"));
+    let tools = list.into_iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+    check_unique(&tools)?;
     Ok(tools)
+}
+
+/// No two tools have a name.
+pub(crate) fn check_unique(tools: &[Tool]) -> Result<(), ApiError> {
+    let mut names = BTreeSet::new();
+    match tools.iter().position(|tool| !names.insert(&tool.name)) {
+        Some(i) => {
+            let message = format!("tools[{i}] has the name {:?}, and so has one before it", tools[i].name);
+            Err(ApiError::field("invalid_value", format!("tools[{i}]"), message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What an answer is held to: the calls that it must consist of, if it must; the format that is asked for; or, from where the
+/// model begins to call something, the tools that are strict.
+pub(crate) fn held(
+    format: ChatFormat,
+    tools: &[Tool],
+    choice: &ToolChoice,
+    parallel: bool,
+    shape: Option<(&'static str, Grammar)>,
+) -> Result<Option<Held>, ApiError> {
+    let calls = |functions, parallel, from_calls| {
+        let grammar = Grammar::Tools { format, functions, parallel };
+        Ok(Some(Held { param: "tools", grammar, from_calls }))
+    };
+    let function = |tool: &Tool| Function { name: tool.name.clone(), parameters: Some(tool.parameters.clone()) };
+    // The arguments of others are any object.
+    let or_free = |tool: &Tool| {
+        if tool.strict {
+            function(tool)
+        } else {
+            Function { parameters: Some(json!({ "type": "object" })), ..function(tool) }
+        }
+    };
+    match (choice, shape) {
+        (ToolChoice::Required | ToolChoice::Named(_), Some((param, _))) => {
+            let message = format!("{param} and a tool_choice that demands a call exclude each other");
+            Err(ApiError::field("invalid_value", param, message))
+        }
+        (ToolChoice::Required, None) => calls(tools.iter().map(function).collect(), parallel, false),
+        (ToolChoice::Named(name), None) => {
+            calls(tools.iter().filter(|tool| tool.name == *name).map(function).collect(), false, false)
+        }
+        // What has a format holds no call.
+        (_, Some((param, grammar))) => Ok(Some(Held { param, grammar, from_calls: false })),
+        (ToolChoice::Auto, None) if tools.iter().any(|tool| tool.strict) => {
+            calls(tools.iter().map(or_free).collect(), parallel, true)
+        }
+        (ToolChoice::Auto | ToolChoice::None, None) => Ok(None),
+    }
 }
 
 fn tool(value: Value, at: &str) -> Result<Tool, ApiError> {
@@ -180,9 +232,9 @@ fn tool(value: Value, at: &str) -> Result<Tool, ApiError> {
         Some(value @ Value::Object(_)) => value,
         Some(other) => return Err(function.wrong_type("parameters", "a JSON schema, an object", &other)),
     };
-    // Arguments are held to the schema wherever a call is demanded; where the model may choose, it writes what it likes.
-    let strict = function.boolean("strict")?;
-    if strict == Some(true) && !matches!(parameters.get("type"), Some(Value::String(kind)) if kind == "object") {
+    // Arguments are held to the schema wherever a call is demanded; where the model may choose, if this asks for it.
+    let strict = function.boolean("strict")?.unwrap_or(false);
+    if strict && !matches!(parameters.get("type"), Some(Value::String(kind)) if kind == "object") {
         let path = function.path("parameters");
         return Err(ApiError::field(
             "invalid_value",
@@ -192,17 +244,17 @@ fn tool(value: Value, at: &str) -> Result<Tool, ApiError> {
     }
     function.end()?;
     fields.end()?;
-    Ok(Tool { name, description, parameters })
+    Ok(Tool { name, description, parameters, strict })
 }
 
 /// Names are letters, digits, underscores, dots and dashes.
 pub(crate) fn check_name(name: &str, path: &str) -> Result<(), ApiError> {
-    let is_fine = (1..=64).contains(&name.len())
+    let is_fine = (1..=128).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'));
     if is_fine {
         return Ok(());
     }
-    let message = format!("{path} must be 1 to 64 letters, digits, underscores, dots or dashes, not {:?}", cut(name));
+    let message = format!("{path} must be 1 to 128 letters, digits, underscores, dots or dashes, not {:?}", cut(name));
     Err(ApiError::field("invalid_value", path, message))
 }
 
@@ -268,6 +320,38 @@ mod tests {
         assert_eq!(found[1].content.as_deref(), Some("ab"));
         assert_eq!(found[2].tool_calls[0]["function"]["name"], "f");
         assert_eq!(found[3].extra["tool_call_id"], "c");
+    }
+
+    #[test]
+    fn an_answer_is_held_to_what_is_asked() {
+        let schema = json!({ "type": "object", "properties": { "a": { "const": 1 } } });
+        let tool =
+            |name: &str, strict| Tool { name: name.into(), description: None, parameters: schema.clone(), strict };
+        let (free, strict) = ([tool("f", false)], [tool("f", false), tool("g", true)]);
+        let held = |tools: &[Tool], choice, shape: Option<Grammar>| {
+            held(ChatFormat::V31, tools, &choice, true, shape.map(|shape| ("response_format", shape)))
+        };
+        let functions = |held: Held| match held.grammar {
+            Grammar::Tools { functions, .. } => {
+                functions.into_iter().map(|f| (f.name, f.parameters.unwrap())).collect()
+            }
+            _ => Vec::new(),
+        };
+        assert!(held(&free, ToolChoice::Auto, None).unwrap().is_none());
+        assert!(held(&strict, ToolChoice::None, None).unwrap().is_none());
+        let lazy = held(&strict, ToolChoice::Auto, None).unwrap().unwrap();
+        assert!(lazy.from_calls);
+        let any = json!({ "type": "object" });
+        assert_eq!(functions(lazy), [("f".to_owned(), any), ("g".to_owned(), schema.clone())]);
+        let demanded = held(&free, ToolChoice::Required, None).unwrap().unwrap();
+        assert!(!demanded.from_calls);
+        assert_eq!(functions(demanded), [("f".to_owned(), schema.clone())]);
+        let named = held(&strict, ToolChoice::Named("f".into()), None).unwrap().unwrap();
+        assert_eq!(functions(named), [("f".to_owned(), schema.clone())]);
+        let shaped = held(&strict, ToolChoice::Auto, Some(Grammar::JsonObject)).unwrap().unwrap();
+        assert_eq!((shaped.param, shaped.from_calls), ("response_format", false));
+        let error = held(&strict, ToolChoice::Required, Some(Grammar::JsonObject)).err().unwrap();
+        assert_eq!(error.param.as_deref(), Some("response_format"));
     }
 
     #[test]

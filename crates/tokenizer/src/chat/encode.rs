@@ -39,7 +39,7 @@ pub enum Trust {
 
 /// How stored answers are cut before they are marked.
 #[derive(Clone, Copy)]
-enum Cut {
+pub(super) enum Cut {
     Nothing,
     ThroughFirst,
     ThroughLast,
@@ -66,7 +66,7 @@ impl ChatTemplate {
         }
         let marks = Marks::new(tokenizer, &plain, messages, options)?;
 
-        for cut in [Cut::Nothing, Cut::ThroughFirst, Cut::ThroughLast] {
+        for cut in Cut::ALL {
             let (messages, marked_options) = marks.mark(messages, options, cut);
             // A template can fail on one cut and not on another; its errors about the conversation itself are known by
             // now.
@@ -212,7 +212,9 @@ impl Marks {
 }
 
 impl Cut {
-    fn apply(self, content: &str) -> &str {
+    pub(super) const ALL: [Self; 3] = [Self::Nothing, Self::ThroughFirst, Self::ThroughLast];
+
+    pub(super) fn apply(self, content: &str) -> &str {
         let close = Role::ThinkEnd.text();
         let parts = match self {
             Self::Nothing => None,

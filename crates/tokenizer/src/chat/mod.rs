@@ -13,6 +13,7 @@ use minijinja::{Environment, Template};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use encode::Cut;
 pub use encode::Trust;
 pub use format::ChatFormat;
 
@@ -46,6 +47,9 @@ impl Message {
 pub struct ChatOptions {
     /// Whether to open the turn that the model is to write.
     pub add_generation_prompt: bool,
+    /// Whether the model is to go on from the end of the last message, which is the assistant's and nothing but text. EOS
+    /// behind it is left out. System messages behind it do not count, as templates put them elsewhere.
+    pub continue_last: bool,
     /// Further variables of the template, such as `thinking` or `tools`.
     pub variables: BTreeMap<String, Value>,
     /// Which of several templates; otherwise `tool_use` if there are `tools` and such a template, and `default` if not.
@@ -98,6 +102,16 @@ pub enum ChatError {
          so that user text cannot be told from control tokens in its output"
     )]
     ContentTransformed {
+        /// Its name.
+        name: String,
+    },
+
+    /// [`ChatOptions::continue_last`] asks for what the template does not do.
+    #[error(
+        "the last message is the assistant's, and the chat template {name:?} does not end it with its text and EOS, so that \
+         nothing can go on from it"
+    )]
+    NoContinuation {
         /// Its name.
         name: String,
     },
@@ -206,9 +220,26 @@ impl ChatTemplate {
         variables.insert("add_generation_prompt".to_owned(), options.add_generation_prompt.into());
         variables.insert("bos_token".to_owned(), self.bos_token.clone().into());
         variables.insert("eos_token".to_owned(), self.eos_token.clone().into());
-        self.template(name)?
+        let text = self
+            .template(name)?
             .render(Serde(variables))
-            .map_err(|source| ChatError::Template { name: name.to_owned(), source })
+            .map_err(|source| ChatError::Template { name: name.to_owned(), source })?;
+        if !options.continue_last {
+            return Ok(text);
+        }
+        let open = self.without_end(&text, messages).map(str::to_owned);
+        open.ok_or_else(|| ChatError::NoContinuation { name: name.to_owned() })
+    }
+
+    /// A rendered conversation up to the end of the assistant's text, with which it ends.
+    fn without_end<'t>(&self, text: &'t str, messages: &[Message]) -> Option<&'t str> {
+        let last = messages.iter().rfind(|message| message.role != "system")?;
+        let said = last.content.as_deref().unwrap_or_default();
+        let is_fine = last.role == "assistant" && last.tool_calls.is_empty() && !self.eos_token.is_empty();
+        let open = text.trim_end_matches('\n').strip_suffix(&self.eos_token)?;
+        // A template may leave out what precedes the end of the reasoning.
+        let is_whole = Cut::ALL.iter().any(|cut| open.ends_with(cut.apply(said)));
+        (is_fine && is_whole).then_some(open)
     }
 
     fn template(&self, name: &str) -> Result<Template<'_, '_>, ChatError> {

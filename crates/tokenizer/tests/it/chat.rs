@@ -48,6 +48,68 @@ fn the_published_renderings() {
     check(ChatFormat::V31, json!({"thinking": true}), "BsUu1A</think>a1EUu2A<think>");
 }
 
+/// What precedes the end of a turn is the same with the end and without it.
+#[test]
+fn the_last_answer_can_be_gone_on_with() {
+    let options = |thinking: bool| ChatOptions { continue_last: true, ..options(false, json!({"thinking": thinking})) };
+    let conversation =
+        |said: &str| [Message::new("system", "s"), Message::new("user", "u"), Message::new("assistant", said)];
+    let check = |format, said: &str, expected: &str| {
+        let template = ChatTemplate::builtin(format);
+        let text = template.render(&conversation(said), &options(false)).expect("it can be gone on with");
+        assert_eq!(shorten(&text), expected, "{format:?}");
+        // A turn that was opened by the prompt and one that is gone on with are the same.
+        let tokenizer = common::tiny();
+        let ids = template.encode(&tokenizer, &conversation(said), &options(false)).expect("it can be gone on with");
+        assert_eq!(tokenizer.decode(&ids, false), text, "{format:?}");
+        let whole = template.encode(&tokenizer, &conversation(said), &self::options(false, json!({}))).expect("valid");
+        assert_eq!(whole.split_last(), Some((&tokenizer.special_tokens().eos.expect("there is one"), &*ids)));
+    };
+    check(ChatFormat::V3, "a", "BsUuAa");
+    check(ChatFormat::V3March, "a", "BsUuAa");
+    check(ChatFormat::R1, "a", "BsUuAa");
+    check(ChatFormat::V31, "a", "BsUuA</think>a");
+    check(ChatFormat::V31, "", "BsUuA</think>");
+    check(ChatFormat::V3, "a \n", "BsUuAa \n");
+    check(ChatFormat::R1, "<think>r</think>a", "BsUuAa");
+    check(ChatFormat::V31, "<think>r</think>a", "BsUuA</think>a");
+    // Behind a turn's text a system message stands in the template's first line.
+    for format in ChatFormat::ALL {
+        let template = ChatTemplate::builtin(format);
+        let last = [Message::new("user", "u"), Message::new("assistant", "a"), Message::new("system", "s")];
+        let text = template.render(&last, &options(false)).expect("the turn is the last one");
+        assert_eq!(text, template.render(&conversation("a"), &options(false)).expect("it can be gone on with"));
+        assert!(!shorten(&template.render(&conversation("a"), &options(true)).expect("as well")).contains("<think>"));
+    }
+}
+
+#[test]
+fn what_cannot_be_gone_on_with_is_refused() {
+    let options = ChatOptions { continue_last: true, ..ChatOptions::default() };
+    let turn = |role: &str| [Message::new("user", "u"), Message::new(role, "a ")];
+    let refused = |template: &ChatTemplate, messages: &[Message]| {
+        let is = |error: ChatError| matches!(error, ChatError::NoContinuation { .. });
+        template.render(messages, &options).is_err_and(is)
+            && template.encode(&common::tiny(), messages, &options).is_err_and(is)
+    };
+    let call = json!({"type": "function", "function": {"name": "f", "arguments": "{}"}});
+    for format in ChatFormat::ALL {
+        let template = ChatTemplate::builtin(format);
+        let [user, answer] = turn("assistant");
+        let calls = Message { tool_calls: vec![call.clone()], ..answer.clone() };
+        assert!(!refused(&template, &[user.clone(), answer]));
+        assert!(
+            refused(&template, &[user.clone(), calls])
+                && refused(&template, &[user])
+                && refused(&template, &turn("tool"))
+        );
+    }
+    let of = |source: &str| template(&format!("{{% for m in messages %}}{source}{{% endfor %}}"));
+    assert!(!refused(&of("{{ m.content + eos_token }}\n"), &turn("assistant")));
+    assert!(refused(&of("{{ m.content | trim + eos_token }}"), &turn("assistant")), "it changes the text");
+    assert!(refused(&of("{{ m.content }}"), &turn("assistant")), "it does not end a turn");
+}
+
 #[test]
 fn tool_calls_as_published() {
     let call = |name: &str| json!({"type": "function", "function": {"name": name, "arguments": "{\"x\": 1}"}});
