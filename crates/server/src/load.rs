@@ -67,7 +67,9 @@ impl Load {
             done(catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
                 let said = panic.downcast_ref::<String>().map(String::as_str);
                 let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it said nothing");
-                Err(LoadError(format!("the program failed while it loaded it, which is a fault of the program: {said}")))
+                Err(LoadError(format!(
+                    "the program failed while it loaded it, which is a fault of the program: {said}"
+                )))
             }));
         })?;
         Ok(load)

@@ -84,10 +84,7 @@ mod tests {
         assert_eq!(progress.to_string(), "checking files, 0.00 of 4.00 GB (for 0 s, 0 s in all)");
         progress.checked(1_000_000_000);
         progress.stage.lock().unwrap().1 = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
-        assert_eq!(
-            progress.to_string(),
-            "checking files, 1.00 of 4.00 GB, about 30 s to go (for 10 s, 0 s in all)"
-        );
+        assert_eq!(progress.to_string(), "checking files, 1.00 of 4.00 GB, about 30 s to go (for 10 s, 0 s in all)");
         progress.enter(Stage::Warming);
         assert!(progress.to_string().starts_with("waiting for its first token (for 0 s"));
     }

@@ -74,7 +74,9 @@ impl Served {
         let held = limits.blocks(&model).saturating_mul(BLOCK_TOKENS);
         let max_model_len = max_model_len.unwrap_or(longest).min(longest).min(held);
         if held < longest {
-            tracing::warn!("the memory for latents (--kv-memory) holds {held} tokens, the model's context is {longest}");
+            tracing::warn!(
+                "the memory for latents (--kv-memory) holds {held} tokens, the model's context is {longest}"
+            );
         }
         if max_model_len == 0 {
             let message = "the memory for latents does not hold a block of them; --kv-memory gives it more";
@@ -89,16 +91,13 @@ impl Served {
         let grammars = Grammars::new(&tokenizer, model.config.vocab_size)
             .map_err(|error| LoadError(format!("preparing grammars for the vocabulary: {error}")))?;
         let model = Arc::new(model);
-        let disk = disk
-            .map(|options| DiskCache::open(options, &model).map(Arc::new))
-            .transpose()
-            .map_err(|error| {
-                let flag = match error {
-                    DiskError::Quota { .. } => " (--kv-disk-quota)",
-                    _ => " (--kv-disk)",
-                };
-                LoadError(in_full(&error) + flag)
-            })?;
+        let disk = disk.map(|options| DiskCache::open(options, &model).map(Arc::new)).transpose().map_err(|error| {
+            let flag = match error {
+                DiskError::Quota { .. } => " (--kv-disk-quota)",
+                _ => " (--kv-disk)",
+            };
+            LoadError(in_full(&error) + flag)
+        })?;
         let engine = Handle::start_with(ctx, model, limits, disk)
             .map_err(|error| LoadError(format!("starting the engine: {error}")))?;
         let (prints_tools, asks_thinking) = (prints_tools(&template), asks_thinking(&template));

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 
@@ -50,11 +51,13 @@ pub(crate) struct Versions {
     states: RwLock<BTreeMap<u64, State>>,
     /// Whether the thread that looks for them has died.
     unwatched: AtomicBool,
+    /// Since when it has been looking; nothing while it waits.
+    looking: Mutex<Option<Instant>>,
 }
 
 impl Versions {
     pub(crate) fn new() -> Self {
-        Self { states: RwLock::default(), unwatched: AtomicBool::new(false) }
+        Self { states: RwLock::default(), unwatched: AtomicBool::new(false), looking: Mutex::default() }
     }
 
     pub(crate) fn states(&self) -> BTreeMap<u64, State> {
@@ -76,6 +79,16 @@ impl Versions {
             State::Loading(progress) => Some((*version, progress.clone())),
             _ => None,
         })
+    }
+
+    /// Notes whether somebody begins or ends to look for versions.
+    pub(crate) fn set_looking(&self, looking: bool) {
+        *self.looking.lock().unwrap_or_else(PoisonError::into_inner) = looking.then(Instant::now);
+    }
+
+    /// How long somebody has been looking for versions, which no file system that answers lets take long.
+    pub(crate) fn looking(&self) -> Option<Duration> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
     }
 
     /// Notes that nobody looks for versions any more, though somebody should.

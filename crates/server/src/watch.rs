@@ -100,20 +100,29 @@ impl Watch {
         }
     }
 
-    /// Looks because somebody asks for it, who has nothing more to add to the directories that are there.
+    /// Looks because somebody asks for it, who has nothing more to add to the directories that are there. What could not be
+    /// loaded is tried again: the reason may have been elsewhere.
     fn look_as_told(&mut self) {
         if let Source::Model(dir) = &self.options.source {
             tracing::warn!("asked to look for versions, but there is only {}; --model-dir has versions", dir.display());
             return;
         }
         tracing::info!("asked to look for versions");
+        self.failed.clear();
         self.look();
         self.seen.values_mut().for_each(Seen::trust);
         self.look();
     }
 
-    /// Looks once at what there is, has loaded what is wanted, and lets go of what is not.
+    /// Looks once, and lets it be known for how long.
     fn look(&mut self) {
+        self.versions.set_looking(true);
+        self.look_once();
+        self.versions.set_looking(false);
+    }
+
+    /// Looks at what there is, has loaded what is wanted, and lets go of what is not.
+    fn look_once(&mut self) {
         let is_first = self.looked.replace(Instant::now()).is_none();
         let (found, wanted) = match &self.options.source {
             Source::Model(dir) => {

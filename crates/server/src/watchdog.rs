@@ -15,6 +15,7 @@ const TELL: Duration = Duration::from_secs(10);
 pub(crate) fn run(app: &Arc<App>, stopped: &Receiver<()>) {
     let mut was_overdue = false;
     let mut told = Instant::now();
+    let mut was_looking = false;
     while matches!(stopped.recv_timeout(Duration::from_secs(1)), Err(RecvTimeoutError::Timeout)) {
         if let Some((version, progress)) = app.versions.loading() {
             if told.elapsed().min(progress.elapsed()) >= TELL {
@@ -22,6 +23,11 @@ pub(crate) fn run(app: &Arc<App>, stopped: &Receiver<()>) {
                 told = Instant::now();
             }
         }
+        let looking = app.versions.looking().filter(|looking| *looking > app.options.step_timeout);
+        if let Some(looking) = looking.filter(|_| !was_looking) {
+            tracing::error!("the directory of versions has been looked at for {looking:.0?}; does its disk answer?");
+        }
+        was_looking = looking.is_some();
         let problem = overdue(app);
         if let Some(problem) = problem.as_ref().filter(|_| !was_overdue) {
             for version in app.versions.told(false) {

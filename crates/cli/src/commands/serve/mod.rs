@@ -217,10 +217,12 @@ fn options(args: &Serve) -> Result<Options> {
         hosts: args.allow_host.clone(),
         cors_origins: args.cors_origin.clone(),
         poll_interval: match seconds("--poll-interval", args.poll_interval)? {
-            Duration::ZERO => return Err(Usage("--poll-interval is 0, but must be a number of seconds above 0".into()).into()),
+            Duration::ZERO => {
+                return Err(Usage("--poll-interval is 0, but must be a number of seconds above 0".into()).into());
+            }
             interval => interval,
         },
-        load_timeout: seconds("--load-timeout", args.load_timeout)?,
+        load_timeout: wait("--load-timeout", args.load_timeout)?,
     })
 }
 
