@@ -4,12 +4,14 @@
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
 import signal
 import threading
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -381,7 +383,7 @@ def test_policies_choose_versions_that_can_be_named(serve, generations, tmp_path
     directory.mkdir()
     for version, model in generations.items():
         appear(model, directory, version)
-    server = serve("--model-dir", directory, "--version-policy", policy)
+    server = serve("--model-dir", directory, "--version-policy", policy, "--poll-interval", 0.2)
     until("all are loaded", lambda: {v for v, state in states(server, "mine").items() if state == "AVAILABLE"} == available)
     assert length(server, "mine") == 1003
     for version in (1, 2, 3, 4):
@@ -391,6 +393,107 @@ def test_policies_choose_versions_that_can_be_named(serve, generations, tmp_path
         assert answer.status == (200 if version in available else 404), answer
     served = {number(server.url, "hadal_running_requests", version=str(v)) for v in available}
     assert served == {0}
+
+
+def copied(model, directory, version):
+    """A version whose files can be changed."""
+    return Path(shutil.copytree(model, directory / str(version)))
+
+
+def endless(directory):
+    """Makes a version one that is never read to its end: a pipe that nobody writes to."""
+    os.mkfifo(directory / "generation_config.json")
+
+
+def test_a_version_that_is_copied_into_place_counts_when_it_is_whole(serve, generations, tmp_path):
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    appear(generations[1], directory, 1)
+    server = serve("--model-dir", directory, "--poll-interval", 1)
+    # All files have their length at once, and their bytes later; the last ones come where others were already.
+    target = directory / "2"
+    target.mkdir()
+    for path in generations[2].iterdir():
+        with open(target / path.name, "wb") as file:
+            file.truncate(path.stat().st_size)
+    for path in generations[2].iterdir():
+        with open(target / path.name, "r+b") as file:
+            file.write(path.read_bytes())
+        time.sleep(0.4)
+        assert states(server, "mine") == {1: "AVAILABLE"}
+    until("2 serves", lambda: length(server, "mine") == 1002)
+    assert not any("cannot serve" in line for line in server.log)
+
+
+def test_a_manifest_holds_a_version_to_its_hashes(serve, generations, tmp_path):
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    appear(generations[1], directory, 1)
+    server = serve("--model-dir", directory, "--poll-interval", 0.1)
+    target = copied(generations[2], directory, ".2")
+    files = {path.name: path.read_bytes() for path in target.iterdir()}
+    entries = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    (target / "MANIFEST.json").write_text(json.dumps({"files": entries}))
+    weights = next(target.glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    target.rename(directory / "2")
+    until("2 is tried", lambda: states(server, "mine").get(2) == "END")
+    told = ask(server.url, "/v1/models/mine/versions").json["model_version_status"][1]["status"]["error_message"]
+    assert weights.name in told and "has the SHA-256" in told, told
+    (directory / "2" / weights.name).write_bytes(files[weights.name])
+    until("2 serves", lambda: length(server, "mine") == 1002)
+
+
+def test_asked_with_a_hangup_it_looks_for_versions(serve, generations, tmp_path):
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    server = serve("--model-dir", directory, "--poll-interval", 3600, "--kv-disk", tmp_path / "cache", ready=False)
+    assert ask(server.url, "/readyz").body == b"no version is there yet\n"
+    for version in (1, 2):
+        appear(generations[version], directory, version)
+        server.process.send_signal(signal.SIGHUP)
+        until(f"{version} serves", lambda: length(server, "mine") == 1000 + version)
+    caches = lambda: sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert caches() == ["version-1", "version-2"]
+    until("1 is idle", lambda: is_idle(server.url))
+    shutil.rmtree(directory / "1")
+
+    def is_gone():
+        server.process.send_signal(signal.SIGHUP)
+        return states(server, "mine") == {2: "AVAILABLE"} and caches() == ["version-2"]
+
+    until("1 is forgotten", is_gone, pause=0.1)
+    single = serve()
+    single.process.send_signal(signal.SIGHUP)
+    until("it says that there is nothing to look for", lambda: any("--model-dir has versions" in line for line in single.log))
+    assert single.status("/readyz") == 200
+
+
+def test_asked_to_end_while_it_loads_it_does_not_wait(serve, generations, tmp_path):
+    model = copied(generations[1], tmp_path, "endless")
+    endless(model)
+    server = serve("--model", model, ready=False)
+    until("it loads", lambda: b"loading version 1: reading its files" in ask(server.url, "/startupz").body)
+    assert server.status("/livez") == 200
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(3) == 0
+
+
+def test_a_load_that_hangs_is_given_up_and_named(serve, generations, tmp_path):
+    directory = tmp_path / "mine"
+    directory.mkdir()
+    endless(copied(generations[1], directory, 1))
+    server = serve("--model-dir", directory, "--poll-interval", 0.1, "--load-timeout", 1, ready=False)
+    until("it is given up", lambda: states(server, "mine") == {1: "END"})
+    open_to_all = ask(server.url, "/readyz")
+    assert open_to_all.status == 503 and b"version 1 cannot be served" in open_to_all.body
+    assert str(directory).encode() not in open_to_all.body and b"timeout" not in open_to_all.body
+    told = ask(server.url, "/v1/models/mine/versions").json["model_version_status"][0]["status"]["error_message"]
+    assert "--load-timeout" in told
+    appear(generations[2], directory, 2)
+    until("2 serves", lambda: length(server, "mine") == 1002)
 
 
 # Several servers.

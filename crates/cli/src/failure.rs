@@ -4,6 +4,9 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
+/// There is not enough memory, or disk.
+pub(crate) const NO_ROOM: u8 = 3;
+
 /// Ends like a program that was interrupted from the keyboard.
 pub(crate) const INTERRUPTED: u8 = 130;
 
@@ -46,7 +49,7 @@ fn code(error: &anyhow::Error) -> u8 {
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(io) = cause.downcast_ref::<std::io::Error>() {
         return match io.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::OutOfMemory => Some(3),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::OutOfMemory => Some(NO_ROOM),
             ErrorKind::Interrupted => Some(INTERRUPTED),
             _ => None,
         };
@@ -68,7 +71,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<train::Error>() {
         return match error {
             train::Error::Recipe(_) | train::Error::Vocabulary { .. } | train::Error::TrainTokenizer(_) => Some(2),
-            train::Error::Memory { .. } => Some(3),
+            train::Error::Memory { .. } => Some(NO_ROOM),
             train::Error::StateSyntax { .. } | train::Error::State { .. } => Some(5),
             train::Error::Checkpoint(error) => code_of(error),
             train::Error::Data(error) => code_of(error),

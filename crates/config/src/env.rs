@@ -57,7 +57,10 @@ pub fn named(name: &str) -> Option<OsString> {
 
 /// The reference page of variables, as Markdown.
 pub fn markdown() -> String {
-    let mut page = String::from("# Environment variables\n\n| Variable | Meaning |\n|---|---|\n");
+    let mut page = String::from(
+        "# Environment variables\n\nEvery option of `hadal serve` has a variable too, which stands beside it in [commands.md](commands.md#hadal-serve), such\n\
+         as `HADAL_PORT` for `--port`; the command line goes first. Beside those there are:\n\n| Variable | Meaning |\n|---|---|\n",
+    );
     for variable in VARIABLES {
         writeln!(page, "| `{}` | {}. |", variable.name, variable.doc).expect("a string takes any text");
     }

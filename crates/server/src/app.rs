@@ -69,7 +69,7 @@ impl App {
         self.requests.clone().try_acquire_owned().map_err(|_| {
             self.metrics.rejected("requests");
             let message = format!(
-                "{} requests are being answered, and no more may be; try again later",
+                "{} requests are being answered, and no more may be (--max-requests); try again later",
                 self.options.max_requests
             );
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_requests", message).with_retry_after(1)

@@ -82,12 +82,14 @@ impl ApiError {
 
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
-        let code = match refused {
-            Refused::Requests { .. } => "too_many_requests_waiting",
-            Refused::Tokens { .. } => "too_many_tokens_waiting",
-            _ => "draining",
+        let (code, flags) = match refused {
+            Refused::Requests { .. } => {
+                ("too_many_requests_waiting", " (--max-enqueued-batches, in batches of --max-batch-size)")
+            }
+            Refused::Tokens { .. } => ("too_many_tokens_waiting", " (--max-enqueued-tokens)"),
+            _ => ("draining", ""),
         };
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, refused.to_string()).with_retry_after(1)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, format!("{refused}{flags}")).with_retry_after(1)
     }
 }
 
@@ -98,7 +100,7 @@ impl From<engine::Error> for ApiError {
             engine::Error::EmptyPrompt => Self::bad_request("empty_prompt", message),
             engine::Error::TokenId { .. } => Self::bad_request("invalid_token", message),
             engine::Error::Context { .. } => Self::bad_request("context_length_exceeded", message),
-            engine::Error::Cache { .. } => Self::bad_request("cache_exceeded", message),
+            engine::Error::Cache { .. } => Self::bad_request("cache_exceeded", format!("{message} (--kv-memory)")),
             engine::Error::Limit { field, .. } => Self::field("invalid_value", field, message),
             engine::Error::Constraint(_) => Self::field("grammar_failed", "response_format", message),
             engine::Error::Bias { .. } => Self::field("invalid_value", "logit_bias", message),
@@ -111,5 +113,22 @@ impl From<engine::Error> for ApiError {
             engine::Error::Stopped => Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message),
             _ => Self::internal(message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_name_the_option_that_sets_them() {
+        let waiting = ApiError::from(Refused::Requests { waiting: 8, limit: 8 });
+        assert_eq!(waiting.code, "too_many_requests_waiting");
+        assert!(waiting.message.contains("8 requests wait") && waiting.message.contains("--max-enqueued-batches"));
+        let tokens = ApiError::from(Refused::Tokens { waiting: 8, tokens: 2, limit: 9 });
+        assert!(tokens.message.contains("--max-enqueued-tokens"), "{tokens}");
+        let cache = ApiError::from(engine::Error::Cache { tokens: 200, limit: 128 });
+        assert!(cache.message.contains("--kv-memory"), "{cache}");
+        assert!(!ApiError::from(Refused::Draining).message.contains("--"));
     }
 }

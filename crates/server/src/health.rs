@@ -13,8 +13,8 @@ use crate::app::App;
 use crate::metrics::BLOCK_TOKENS;
 use crate::versions::State as VersionState;
 
-/// Says no while a step of an engine takes longer than it may: a server that hangs is not alive, and whoever watches over
-/// it should start it again.
+/// Says no while a step of an engine takes longer than it may, and once nobody looks for versions any more: a server that
+/// hangs is not alive, and whoever watches over it should start it again.
 pub(crate) async fn live(State(app): State<Arc<App>>) -> Response {
     match overdue(&app) {
         Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, problem).into_response(),
@@ -40,7 +40,7 @@ fn why_not_ready(app: &App) -> Option<String> {
     overdue(app)
 }
 
-/// Says no until a version has served once.
+/// Says no until a version serves, and how far loading is.
 pub(crate) async fn started(State(app): State<Arc<App>>) -> Response {
     match app.versions.newest() {
         Some(_) => "ok\n".into_response(),
@@ -48,17 +48,33 @@ pub(crate) async fn started(State(app): State<Arc<App>>) -> Response {
     }
 }
 
+/// Why no version serves. Whoever asks has shown no key, so that errors, which name files, stand elsewhere.
 fn why_not(app: &App) -> String {
+    if let Some((version, progress)) = app.versions.loading() {
+        return format!("loading version {version}: {progress}\n");
+    }
+    if app.versions.is_unwatched() {
+        return UNWATCHED.to_owned();
+    }
     let states = app.versions.states();
-    let failed = states.iter().find_map(|(version, state)| match state {
-        VersionState::End(Some(error)) => Some(format!("version {version} cannot be served: {error}\n")),
-        _ => None,
-    });
-    failed.unwrap_or_else(|| "loading\n".to_owned())
+    let failed = states.iter().rfind(|(_, state)| matches!(state, VersionState::End(Some(_))));
+    match failed {
+        Some((version, _)) => {
+            let name = &app.options.names[0];
+            format!("version {version} cannot be served; the log and /v1/models/{name}/versions say why\n")
+        }
+        None => "no version is there yet\n".to_owned(),
+    }
 }
+
+/// What nobody can be told but by those that watch over the server.
+const UNWATCHED: &str = "the thread that looks for versions has died, which is a fault of the program\n";
 
 /// What is overdue, if anything is.
 pub(crate) fn overdue(app: &App) -> Option<String> {
+    if app.versions.is_unwatched() {
+        return Some(UNWATCHED.to_owned());
+    }
     let limit = app.options.step_timeout;
     app.versions.states().into_iter().find_map(|(version, state)| {
         let (VersionState::Available(served) | VersionState::Unloading(served)) = state else { return None };

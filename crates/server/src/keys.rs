@@ -168,8 +168,10 @@ impl Keys {
         if needed == Scope::User
             && let Err(seconds) = self.count(&caller.name)
         {
-            let message =
-                format!("the key {:?} has asked as often as it may in a minute; try again later", caller.name);
+            let message = format!(
+                "the key {:?} has asked as often as it may in a minute (requests_per_minute in the file of keys); try again later",
+                caller.name
+            );
             let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message);
             return Err(error.with_retry_after(seconds));
         }

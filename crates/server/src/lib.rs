@@ -17,14 +17,19 @@ mod clock;
 mod doors;
 mod error;
 mod fields;
+mod found;
 mod handlers;
 mod health;
 mod keys;
+mod leftovers;
 mod line;
+mod load;
+mod manifest;
 mod metrics;
 mod openai;
 mod options;
 mod page;
+mod progress;
 mod prompt;
 #[cfg(test)]
 mod random_bodies;
@@ -33,11 +38,11 @@ mod served;
 mod stream;
 mod unread;
 mod versions;
+mod watch;
 mod watchdog;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -53,13 +58,17 @@ pub use served::Parts;
 pub use versions::{LoadError, Loader};
 
 use app::App;
-use versions::Watch;
+use load::Means;
+use watch::{Message, Watch};
 
 /// A model in service.
 pub struct Server {
     app: Arc<App>,
-    /// Threads that end when nobody holds the other end of their channel any more.
-    threads: Mutex<Vec<(Sender<()>, JoinHandle<()>)>>,
+    /// Where the thread that looks for versions is told things.
+    watch: Sender<Message>,
+    /// What the watchdog ends with.
+    dog: Mutex<Option<Sender<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Server {
@@ -69,17 +78,14 @@ impl Server {
     /// When the operating system refuses a thread.
     pub fn start(options: Options, keys: Option<Keys>, ctx: tensor::Ctx, loader: Loader) -> std::io::Result<Self> {
         let app = Arc::new(App::new(options, keys));
-        let (options, versions) = (app.options.clone(), app.versions.clone());
-        let watch = Watch { loader, ctx, options, versions, failed: BTreeMap::new() };
-        let (stop_watch, stopped) = channel();
-        let versions = std::thread::Builder::new().name("versions".into()).spawn(move || {
-            watch.run(|interval| matches!(stopped.recv_timeout(interval), Err(RecvTimeoutError::Timeout)));
-        })?;
+        let means = Means { loader, ctx, options: app.options.clone() };
+        let (thread, watch) = Watch::new(means, app.versions.clone());
+        let versions = std::thread::Builder::new().name("versions".into()).spawn(move || thread.run())?;
         let (stop_dog, stopped) = channel();
         let its_app = app.clone();
         let dog =
             std::thread::Builder::new().name("watchdog".into()).spawn(move || watchdog::run(&its_app, &stopped))?;
-        Ok(Self { app, threads: Mutex::new(vec![(stop_watch, versions), (stop_dog, dog)]) })
+        Ok(Self { app, watch, dog: Mutex::new(Some(stop_dog)), threads: Mutex::new(vec![versions, dog]) })
     }
 
     /// Everything that it answers.
@@ -118,6 +124,12 @@ impl Server {
         self.app.metrics.rejected("connections");
     }
 
+    /// Looks for versions now. Whoever asks for it says with it that what is there is whole: nothing has to rest first.
+    pub fn look(&self) {
+        // If nobody is there any more, health says so.
+        self.watch.send(Message::Look).ok();
+    }
+
     /// Whether a version serves.
     pub fn is_ready(&self) -> bool {
         self.app.versions.newest().is_some()
@@ -128,8 +140,12 @@ impl Server {
         if self.is_ready() {
             return None;
         }
+        if self.app.versions.is_unwatched() {
+            let message = "the thread that loads models has died, which is a fault of the program";
+            return Some(LoadError(message.to_owned()));
+        }
         let states = self.app.versions.states();
-        let is_loading = states.values().any(|state| matches!(state, versions::State::Loading));
+        let is_loading = states.values().any(|state| matches!(state, versions::State::Loading(_)));
         states.into_values().find_map(|state| match state {
             versions::State::End(error) if !is_loading => error,
             _ => None,
@@ -152,12 +168,15 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for (stop, thread) in threads {
-            drop(stop);
+        // A load that is under way is left to itself: it may take as long as the end of the program, and not longer.
+        self.watch.send(Message::Stop).ok();
+        drop(self.dog.lock().unwrap_or_else(PoisonError::into_inner).take());
+        for thread in std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner)) {
             // A panic of the thread has been reported where it happened.
             drop(thread.join());
         }
+        // Connections that were given up still hold their versions.
+        self.app.versions.stop();
     }
 }
 

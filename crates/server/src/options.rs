@@ -40,8 +40,10 @@ pub struct Options {
     pub hosts: Vec<String>,
     /// Origins of other pages that may ask.
     pub cors_origins: Vec<String>,
-    /// How often a directory of versions is looked at.
+    /// How often a directory of versions is looked at, and how long the files of a version have to rest before it counts.
     pub poll_interval: Duration,
+    /// How long loading a version may take.
+    pub load_timeout: Duration,
 }
 
 /// A cache on disk.
@@ -94,6 +96,7 @@ impl Default for Options {
             hosts: Vec::new(),
             cors_origins: Vec::new(),
             poll_interval: Duration::from_secs(5),
+            load_timeout: Duration::from_hours(1),
         }
     }
 }

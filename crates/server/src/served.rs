@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::{Constraints, DiskCache, DiskOptions, Handle, Limits, Sampling};
+use engine::{Constraints, DiskCache, DiskError, DiskOptions, Handle, Limits, Sampling};
 use grammar::{Grammar, Grammars};
 use model::{BLOCK_TOKENS, Model};
 use serde_json::json;
@@ -28,6 +28,8 @@ pub struct Parts {
     pub stop: Vec<u32>,
     /// SHA-256 of what decides the model's answers.
     pub identity: [u8; 32],
+    /// The same with the times of its files: what of it is kept on disk is found again only if nobody has touched them.
+    pub latents_identity: [u8; 32],
 }
 
 /// A model in service.
@@ -77,16 +79,19 @@ impl Served {
         max_model_len: Option<usize>,
         disk: Option<DiskOptions>,
     ) -> Result<Self, LoadError> {
-        let Parts { model, tokenizer, template, add_bos, defaults, stop, identity } = parts;
+        let Parts { model, tokenizer, template, add_bos, defaults, stop, identity, latents_identity: _ } = parts;
         let longest = model.config.max_position_embeddings;
         // A context that the memory for latents cannot hold would be refused when it is needed most.
         let held = limits.blocks(&model).saturating_mul(BLOCK_TOKENS);
         let max_model_len = max_model_len.unwrap_or(longest).min(longest).min(held);
         if held < longest {
-            tracing::warn!("the memory for latents holds {held} tokens, the model's context is {longest}");
+            tracing::warn!(
+                "the memory for latents (--kv-memory) holds {held} tokens, the model's context is {longest}"
+            );
         }
         if max_model_len == 0 {
-            return Err(LoadError("the memory for latents does not hold a block of them; give it more".to_owned()));
+            let message = "the memory for latents does not hold a block of them; --kv-memory gives it more";
+            return Err(LoadError(message.to_owned()));
         }
         let longest_token = (0..tokenizer.vocab_size() as u32)
             .filter_map(|id| tokenizer.token_bytes(id))
@@ -97,10 +102,13 @@ impl Served {
         let grammars = Grammars::new(&tokenizer, model.config.vocab_size)
             .map_err(|error| LoadError(format!("preparing grammars for the vocabulary: {error}")))?;
         let model = Arc::new(model);
-        let disk = disk
-            .map(|options| DiskCache::open(DiskOptions { model: identity, ..options }, &model).map(Arc::new))
-            .transpose()
-            .map_err(|error| LoadError(in_full(&error)))?;
+        let disk = disk.map(|options| DiskCache::open(options, &model).map(Arc::new)).transpose().map_err(|error| {
+            let flag = match error {
+                DiskError::Quota { .. } => " (--kv-disk-quota)",
+                _ => " (--kv-disk)",
+            };
+            LoadError(in_full(&error) + flag)
+        })?;
         let engine = Handle::start_with(ctx, model, limits, disk)
             .map_err(|error| LoadError(format!("starting the engine: {error}")))?;
         let (prints_tools, asks_thinking) = (prints_tools(&template), asks_thinking(&template));

@@ -1,21 +1,20 @@
-//! Versions of the model: looked for, loaded, warmed, switched to, drained and unloaded.
+//! Versions of the model, and what has become of each: what requests choose from.
 //!
-//! Requests hold the version that answers them, so a version ends when its last request does. One that cannot be loaded
-//! takes nothing away: those that serve go on.
+//! Requests hold the version that answers them, so a version ends when its last request does. `watch` looks for versions,
+//! `load` brings them into service.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
-use engine::{DiskOptions, Event, Request, Sink};
 
 use crate::error::ApiError;
 use crate::metrics::{Told, Version};
-use crate::options::{Disk, Options, Source};
+use crate::options::Options;
+use crate::progress::Progress;
 use crate::served::{Parts, Served};
 
 /// Reads a model directory.
@@ -29,7 +28,7 @@ pub struct LoadError(pub String);
 /// What becomes of a version, under TensorFlow Serving's names.
 #[derive(Clone)]
 pub(crate) enum State {
-    Loading,
+    Loading(Arc<Progress>),
     Available(Arc<Served>),
     /// It takes no requests; those it has go on.
     Unloading(Arc<Served>),
@@ -39,7 +38,7 @@ pub(crate) enum State {
 impl State {
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Loading => "LOADING",
+            Self::Loading(_) => "LOADING",
             Self::Available(_) => "AVAILABLE",
             Self::Unloading(_) => "UNLOADING",
             Self::End(_) => "END",
@@ -47,22 +46,59 @@ impl State {
     }
 }
 
-/// All versions that were ever seen.
+/// All versions that there are, and those that had a directory and still have it.
 pub(crate) struct Versions {
     states: RwLock<BTreeMap<u64, State>>,
+    /// Whether the thread that looks for them has died.
+    unwatched: AtomicBool,
+    /// Since when it has been looking; nothing while it waits.
+    looking: Mutex<Option<Instant>>,
 }
 
 impl Versions {
     pub(crate) fn new() -> Self {
-        Self { states: RwLock::default() }
+        Self { states: RwLock::default(), unwatched: AtomicBool::new(false), looking: Mutex::default() }
     }
 
     pub(crate) fn states(&self) -> BTreeMap<u64, State> {
         self.states.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, version: u64, state: State) {
+    pub(crate) fn set(&self, version: u64, state: State) {
         self.states.write().unwrap_or_else(PoisonError::into_inner).insert(version, state);
+    }
+
+    pub(crate) fn forget(&self, version: u64) {
+        self.states.write().unwrap_or_else(PoisonError::into_inner).remove(&version);
+    }
+
+    /// The version that is being loaded, and how far it is.
+    pub(crate) fn loading(&self) -> Option<(u64, Arc<Progress>)> {
+        let states = self.states.read().unwrap_or_else(PoisonError::into_inner);
+        states.iter().find_map(|(version, state)| match state {
+            State::Loading(progress) => Some((*version, progress.clone())),
+            _ => None,
+        })
+    }
+
+    /// Notes whether somebody begins or ends to look for versions.
+    pub(crate) fn set_looking(&self, looking: bool) {
+        *self.looking.lock().unwrap_or_else(PoisonError::into_inner) = looking.then(Instant::now);
+    }
+
+    /// How long somebody has been looking for versions, which no file system that answers lets take long.
+    pub(crate) fn looking(&self) -> Option<Duration> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+    }
+
+    /// Notes that nobody looks for versions any more, though somebody should.
+    pub(crate) fn unwatch(&self) {
+        self.unwatched.store(true, Ordering::Release);
+    }
+
+    /// Whether the thread that looks for versions has died, which is a fault of the program.
+    pub(crate) fn is_unwatched(&self) -> bool {
+        self.unwatched.load(Ordering::Acquire)
     }
 
     /// The newest version that serves.
@@ -124,11 +160,19 @@ impl Versions {
 
     /// Takes no more requests, of any version.
     pub(crate) fn drain(&self) {
-        for state in self.states().values() {
-            if let State::Available(served) | State::Unloading(served) = state {
-                served.engine.drain();
-            }
-        }
+        self.all().for_each(|served| served.engine.drain());
+    }
+
+    /// Ends the engines, with what they are at.
+    pub(crate) fn stop(&self) {
+        self.all().for_each(|served| served.engine.stop());
+    }
+
+    fn all(&self) -> impl Iterator<Item = Arc<Served>> {
+        self.states().into_values().filter_map(|state| match state {
+            State::Available(served) | State::Unloading(served) => Some(served),
+            _ => None,
+        })
     }
 }
 
@@ -141,165 +185,6 @@ fn check_name(name: &str) -> Result<(), ApiError> {
     let shown: String = name.chars().take(80).collect();
     let message = format!("model is {shown:?}, but must be 1 to 128 letters, digits or any of . _ / @ : -");
     Err(ApiError::field("invalid_value", "model", message))
-}
-
-/// Where versions come from.
-pub(crate) struct Watch {
-    pub(crate) loader: Loader,
-    pub(crate) ctx: tensor::Ctx,
-    pub(crate) options: Arc<Options>,
-    pub(crate) versions: Arc<Versions>,
-    /// What was found in the directory of a version that could not be loaded, so that it is tried again once that changes.
-    pub(crate) failed: BTreeMap<u64, Mark>,
-}
-
-/// Tells one state of a directory from another: the names, sizes and times of its files. Copies may keep the time of the
-/// original's last change, but not that of the entry itself.
-pub(crate) type Mark = Vec<(OsString, u64, i64, i64)>;
-
-impl Watch {
-    /// Looks once at what there is, loads what is wanted, and lets go of what is not. Takes as long as loading does.
-    pub(crate) fn look(&mut self) {
-        let found = match &self.options.source {
-            Source::Model(dir) => BTreeMap::from([(1, dir.clone())]),
-            Source::Versions(dir, policy) => {
-                let found = match numbered(dir) {
-                    Ok(found) => found,
-                    Err(error) => {
-                        // What serves goes on; a directory that is away for a moment unloads nothing.
-                        tracing::warn!("versions cannot be looked for: {error}");
-                        return;
-                    }
-                };
-                let numbers: Vec<u64> = found.keys().copied().collect();
-                let wanted = policy.wanted(&numbers);
-                found.into_iter().filter(|(version, _)| wanted.contains(version)).collect()
-            }
-        };
-        for (version, dir) in &found {
-            self.load(*version, dir);
-        }
-        self.let_go(&found);
-    }
-
-    fn load(&mut self, version: u64, dir: &Path) {
-        let mark = mark(dir);
-        match self.versions.states().get(&version) {
-            Some(State::Available(_) | State::Loading | State::Unloading(_)) => return,
-            Some(State::End(Some(_))) if self.failed.get(&version) == Some(&mark) => return,
-            Some(State::End(_)) | None => {}
-        }
-        self.versions.set(version, State::Loading);
-        let started = std::time::Instant::now();
-        tracing::info!(version, "loading {}", dir.display());
-        let state = match self.start(version, dir) {
-            Ok(served) => {
-                tracing::info!(version, "serving after {:.1?}", started.elapsed());
-                self.failed.remove(&version);
-                State::Available(served)
-            }
-            Err(error) => {
-                tracing::error!(version, "cannot serve {}: {error}", dir.display());
-                self.failed.insert(version, mark);
-                State::End(Some(error))
-            }
-        };
-        self.versions.set(version, state);
-    }
-
-    /// Loads a version, and lets it say a token before anybody waits for it.
-    fn start(&self, version: u64, dir: &Path) -> Result<Arc<Served>, LoadError> {
-        let parts = (self.loader)(dir)?;
-        let Options { engine, max_model_len, .. } = *self.options;
-        let disk = self.options.disk.as_ref().map(|Disk { dir, quota_bytes }| {
-            DiskOptions::new(dir.join(format!("version-{version}")), *quota_bytes, parts.identity)
-        });
-        let served = Served::start(self.ctx.clone(), parts, version, engine, max_model_len, disk)?;
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let mut request = Request::new(vec![served.tokenizer.special_tokens().bos.unwrap_or(0)], 1);
-        request.sampling.temperature = 0.0;
-        served
-            .engine
-            .submit(request, Box::new(Once(sender)))
-            .map_err(|error| LoadError(format!("asking for a first token: {error}")))?;
-        match receiver.recv() {
-            Ok(Ok(())) => Ok(Arc::new(served)),
-            Ok(Err(error)) => Err(LoadError(format!("the first token: {error}"))),
-            Err(_) => Err(LoadError("the engine ended before its first token".to_owned())),
-        }
-    }
-
-    /// Unloads versions that are not wanted any more, once one that is serves.
-    fn let_go(&self, wanted: &BTreeMap<u64, PathBuf>) {
-        let states = self.versions.states();
-        let serves = |version: &u64| matches!(states.get(version), Some(State::Available(_)));
-        let replaced = wanted.keys().any(serves);
-        for (&version, state) in &states {
-            match state {
-                State::Available(served) if replaced && !wanted.contains_key(&version) => {
-                    tracing::info!(version, "draining");
-                    self.versions.set(version, State::Unloading(served.clone()));
-                }
-                // Only the table and this copy of it hold it: no request is left.
-                State::Unloading(served) if Arc::strong_count(served) <= 2 => {
-                    tracing::info!(version, "unloaded");
-                    self.versions.set(version, State::End(None));
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Looks again and again, until `wait` says that it is enough.
-    pub(crate) fn run(mut self, mut wait: impl FnMut(Duration) -> bool) {
-        let is_single = matches!(self.options.source, Source::Model(_));
-        loop {
-            self.look();
-            if is_single || !wait(self.options.poll_interval) {
-                break;
-            }
-        }
-    }
-}
-
-/// The directories in `dir` whose names are numbers. Anything else in it is none of ours.
-fn numbered(dir: &Path) -> std::io::Result<BTreeMap<u64, PathBuf>> {
-    let mut found = BTreeMap::new();
-    for entry in fs_err::read_dir(dir)? {
-        let entry = entry?;
-        let number = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
-        let (Some(number), true) = (number, entry.path().join("config.json").is_file()) else { continue };
-        found.insert(number, entry.path());
-    }
-    Ok(found)
-}
-
-fn mark(dir: &Path) -> Mark {
-    let of = |entry: std::io::Result<fs_err::DirEntry>| {
-        let entry = entry.ok()?;
-        let metadata = entry.metadata().ok()?;
-        Some((entry.file_name(), metadata.len(), metadata.mtime(), metadata.ctime_nsec() ^ metadata.ctime()))
-    };
-    // What cannot be looked at is no file of a model that could be served.
-    let mut mark: Mark = fs_err::read_dir(dir).map_or_else(|_| Vec::new(), |entries| entries.filter_map(of).collect());
-    mark.sort();
-    mark
-}
-
-/// Waits for the end of one answer.
-struct Once(std::sync::mpsc::Sender<Result<(), engine::Error>>);
-
-impl Sink for Once {
-    fn send(&mut self, event: Event) {
-        if let Event::End(end) = event {
-            // Whoever has stopped waiting does not need to know.
-            self.0.send(end.map(|_| ())).ok();
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        false
-    }
 }
 
 #[cfg(test)]

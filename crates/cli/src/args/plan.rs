@@ -27,7 +27,8 @@ pub(crate) struct Plan {
     /// Memory bandwidth in GB/s, to tell tokens per second from; measured without it.
     #[arg(long, requires = "model")]
     pub(crate) gbs: Option<f64>,
-    /// Print JSON.
+    /// Print JSON. Its `fits`, and exit code 3 with or without it, say whether there is enough memory now; weights that a
+    /// server maps are not counted.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -22,9 +22,13 @@ pub(crate) struct Serve {
     /// Which versions are served: latest:N, all, or numbers such as 3,4.
     #[arg(long, env = "HADAL_VERSION_POLICY", default_value = "latest:1", requires = "model_dir")]
     pub(crate) version_policy: server::VersionPolicy,
-    /// How often the directory of versions is looked at, in seconds.
+    /// How often the directory of versions is looked at, in seconds, and how long nothing in a version may have changed before
+    /// it is loaded. SIGHUP looks at once.
     #[arg(long, env = "HADAL_POLL_INTERVAL", default_value_t = 5.0)]
     pub(crate) poll_interval: f64,
+    /// How long loading a version may take, in seconds, before it is given up.
+    #[arg(long, env = "HADAL_LOAD_TIMEOUT", default_value_t = 3600.0)]
+    pub(crate) load_timeout: f64,
     /// Names under which the model is asked for; without any, that of its directory.
     #[arg(long, env = "HADAL_SERVED_MODEL_NAME", value_delimiter = ',')]
     pub(crate) served_model_name: Vec<String>,

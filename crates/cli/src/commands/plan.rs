@@ -17,7 +17,7 @@ use train::report::units::{count, scaled};
 
 use super::Threads;
 use crate::args::{self, CacheType};
-use crate::failure::Usage;
+use crate::failure::{NO_ROOM, Usage};
 use crate::load;
 
 pub(crate) fn run(args: &args::Plan, threads: Threads) -> Result<ExitCode> {
@@ -45,8 +45,9 @@ fn training(args: &args::Plan, recipe: &Path, threads: Threads) -> Result<ExitCo
         let mut report = serde_json::to_value(&plan)?;
         report["remedies"] = serde_json::to_value(&remedies)?;
         report["available"] = available.as_ref().map(|a| json!({ "bytes": a.bytes, "limit": a.limit })).into();
+        report["fits"] = fits(plan.memory.total, available.as_ref()).into();
         println!("{}", serde_json::to_string_pretty(&report)?);
-        return Ok(ExitCode::SUCCESS);
+        return Ok(code(plan.memory.total, available.as_ref()));
     }
     print_training(&plan, threads);
     if !remedies.is_empty() {
@@ -60,7 +61,7 @@ fn training(args: &args::Plan, recipe: &Path, threads: Threads) -> Result<ExitCo
         let answer = if *bytes < plan.memory.total { "that is not enough" } else { "that is enough" };
         println!("\n{}B needed, {}B {limit}: {answer}", scaled(plan.memory.total as f64), scaled(*bytes as f64));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code(plan.memory.total, available.as_ref()))
 }
 
 fn print_training(plan: &Plan, threads: usize) {
@@ -131,8 +132,9 @@ fn answering(args: &args::Plan, name: &str, threads: Threads) -> Result<ExitCode
         report["bytes_per_s"] = bytes_per_s.into();
         report["tokens_per_s"] = plan.tokens_per_s(bytes_per_s).into();
         report["available"] = available.as_ref().map(|a| json!({ "bytes": a.bytes, "limit": a.limit })).into();
+        report["fits"] = fits(plan.memory, available.as_ref()).into();
         println!("{}", serde_json::to_string_pretty(&report)?);
-        return Ok(ExitCode::SUCCESS);
+        return Ok(code(plan.memory, available.as_ref()));
     }
     print_answering(&plan, &config, threads);
     let from = if args.gbs.is_some() { "given" } else { "measured" };
@@ -152,7 +154,18 @@ fn answering(args: &args::Plan, name: &str, threads: Threads) -> Result<ExitCode
         };
         println!("\n{}B, {}B {limit}: {answer}", scaled(all as f64), scaled(*bytes as f64));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code(plan.memory, available.as_ref()))
+}
+
+/// Whether `needed` bytes of memory are available; `None` where nobody knows. Mapped weights are not among them: what does
+/// not fit is read again.
+fn fits(needed: u64, available: Option<&Available>) -> Option<bool> {
+    available.map(|available| needed <= available.bytes)
+}
+
+/// How the program ends after a plan: the one that cannot fit is a failure, for scripts.
+fn code(needed: u64, available: Option<&Available>) -> ExitCode {
+    if fits(needed, available) == Some(false) { ExitCode::from(NO_ROOM) } else { ExitCode::SUCCESS }
 }
 
 /// The config, the bytes of its weights by part, and whether nearly all are stored in 16 bits or fewer.

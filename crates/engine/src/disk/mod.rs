@@ -17,7 +17,7 @@ mod segment;
 mod store;
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -193,6 +193,15 @@ impl DiskCache {
         let DiskStats { blocks, bytes, quota_bytes, .. } = cache.stats();
         tracing::info!(dir = %cache.options.dir.display(), blocks, bytes, quota_bytes, "a cache on disk was opened");
         Ok(cache)
+    }
+
+    /// Removes the directory of a cache that nobody needs any more, and says how many bytes that frees; 0 where there is none,
+    /// or where it is in use. What is no file of a cache stays, and the directory with it.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn remove(dir: &Path) -> Result<u64, DiskError> {
+        Ok(Store::clear(dir)?)
     }
 
     /// What it holds, and what has happened to it.

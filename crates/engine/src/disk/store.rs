@@ -14,6 +14,8 @@ use super::key::Name;
 
 /// What is being written.
 const PARTIAL: &str = "partial";
+/// What a process holds that has the directory.
+const LOCK: &str = "lock";
 
 pub(super) struct Store {
     dir: PathBuf,
@@ -34,7 +36,7 @@ impl Store {
     /// process has it.
     pub(super) fn open(dir: &Path) -> Result<Option<Self>> {
         fs_err::create_dir_all(dir)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock"))?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK))?;
         if let Err(error) = lock.try_lock() {
             let error: std::io::Error = error.into();
             return if error.kind() == ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
@@ -43,6 +45,29 @@ impl Store {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(Some(Self { dir: dir.to_owned(), lock })),
         }
+    }
+
+    /// Removes all that a store has put into `dir`, and the directory, if nothing else is in it; the bytes of its blocks. A
+    /// directory without a store's lock is none of ours, and one whose lock is held is in use.
+    pub(super) fn clear(dir: &Path) -> Result<u64> {
+        if !dir.join(LOCK).is_file() {
+            return Ok(0);
+        }
+        let Some(store) = Self::open(dir)? else { return Ok(0) };
+        let mut bytes = 0;
+        for found in store.scan()? {
+            store.remove(&found.name)?;
+            bytes += found.bytes;
+        }
+        for folder in fs_err::read_dir(dir)? {
+            let folder = folder?;
+            if folder.file_type()?.is_dir() && folder.file_name().to_str().is_some_and(is_folder) {
+                remove_if_empty(&folder.path())?;
+            }
+        }
+        fs_err::remove_file(dir.join(LOCK))?;
+        remove_if_empty(dir)?;
+        Ok(bytes)
     }
 
     /// All blocks, those first that were used longest ago.
@@ -125,6 +150,13 @@ impl Drop for Store {
     fn drop(&mut self) {
         // Closing the file is not enough while a process that was just begun still has a copy of it.
         let _ = self.lock.unlock();
+    }
+}
+
+fn remove_if_empty(dir: &Path) -> Result<()> {
+    match fs_err::remove_dir(dir) {
+        Err(error) if error.kind() != ErrorKind::DirectoryNotEmpty => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -467,3 +467,29 @@ fn child_on_a_full_disk() {
     assert!(stats.failed >= 2, "{stats:?}");
     assert!(!Path::new("partial").exists(), "what could not be written whole is removed");
 }
+
+#[test]
+fn a_directory_goes_with_what_a_cache_has_put_there_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    assert_eq!(DiskCache::remove(&cache).unwrap(), 0, "there is none");
+    run(options(&cache), &[prompt()]);
+    let bytes: u64 = files(&cache).iter().map(|path| fs_err::metadata(path).unwrap().len()).sum();
+    let in_use = DiskCache::open(options(&cache), model()).unwrap();
+    assert_eq!(DiskCache::remove(&cache).unwrap(), 0, "it is in use");
+    assert_eq!(files(&cache).len(), 3);
+    drop(in_use);
+    // Somebody else's, here and among the blocks.
+    let theirs = [cache.join("notes.txt"), files(&cache)[0].with_file_name("README")];
+    for path in &theirs {
+        fs_err::write(path, "not a block").unwrap();
+    }
+    assert_eq!(DiskCache::remove(&cache).unwrap(), bytes);
+    assert_eq!(files(&cache).len(), 0);
+    assert!(theirs.iter().all(|path| path.exists()));
+    assert_eq!(DiskCache::remove(&cache).unwrap(), 0, "without the lock it is no cache");
+
+    let cache = dir.path().join("other");
+    run(options(&cache), &[prompt()]);
+    assert!(DiskCache::remove(&cache).unwrap() > 0 && !cache.exists());
+}

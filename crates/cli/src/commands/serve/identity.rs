@@ -2,6 +2,7 @@
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTimeError, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -20,6 +21,28 @@ pub(crate) fn of(dir: &Path, compute: Compute) -> Result<[u8; 32]> {
     let config = dir.join("config.json");
     hash.update(fs_err::read(&config)?);
     hash.update(format!("{:?} {:?}", compute.dtype, compute.cache));
+    for path in weights(dir)? {
+        pieces(&path, &mut hash).with_context(|| format!("reading {}", path.display()))?;
+    }
+    Ok(hash.finalize().into())
+}
+
+/// `identity` with the times at which the files of weights were last written. A few weights that were changed in place may lie
+/// between all the pieces; what was computed with others must not be taken for theirs. A copy is new, too: it costs one
+/// computation more.
+pub(crate) fn with_times(identity: [u8; 32], dir: &Path) -> Result<[u8; 32]> {
+    let mut hash = Sha256::new_with_prefix(identity);
+    for path in weights(dir)? {
+        let modified = fs_err::metadata(&path)?.modified()?;
+        let since = |result: Result<Duration, SystemTimeError>| result.unwrap_or_else(|error| error.duration());
+        hash.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.update(since(modified.duration_since(UNIX_EPOCH)).as_nanos().to_le_bytes());
+    }
+    Ok(hash.finalize().into())
+}
+
+/// The files of weights in `dir`, in order.
+fn weights(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = fs_err::read_dir(dir)?
         .map(|entry| Ok(entry?.path()))
         .collect::<std::io::Result<Vec<_>>>()?
@@ -27,10 +50,7 @@ pub(crate) fn of(dir: &Path, compute: Compute) -> Result<[u8; 32]> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
         .collect();
     files.sort();
-    for path in files {
-        pieces(&path, &mut hash).with_context(|| format!("reading {}", path.display()))?;
-    }
-    Ok(hash.finalize().into())
+    Ok(files)
 }
 
 fn pieces(path: &Path, hash: &mut Sha256) -> Result<()> {
@@ -72,5 +92,26 @@ mod tests {
         assert_ne!(first, second);
         write("model-2.safetensors", b"");
         assert_ne!(second, of(Compute::default()));
+    }
+
+    #[test]
+    fn weights_that_were_written_again_have_other_latents() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        fs_err::write(dir.path().join("config.json"), b"{}").unwrap();
+        let mut bytes = vec![7; 10_000_000];
+        fs_err::write(&path, &bytes).unwrap();
+        let of = || of(dir.path(), Compute::default()).unwrap();
+        let latents = || with_times(of(), dir.path()).unwrap();
+        let (before, latents_before) = (of(), latents());
+        assert_eq!(latents(), latents_before);
+        // Between two of the pieces.
+        bytes[100_000] = 8;
+        fs_err::write(&path, &bytes).unwrap();
+        let file = fs_err::OpenOptions::new().write(true).open(&path).unwrap();
+        let later = fs_err::metadata(&path).unwrap().modified().unwrap() + Duration::from_nanos(1);
+        file.file().set_modified(later).unwrap();
+        assert_eq!(of(), before, "the pieces do not show it");
+        assert_ne!(latents(), latents_before);
     }
 }

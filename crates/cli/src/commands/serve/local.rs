@@ -40,6 +40,7 @@ impl Local {
             },
             // Nobody waits at the other end.
             request_timeout: Duration::MAX,
+            load_timeout: Duration::MAX,
             ..Options::default()
         };
         let compute = args.compute;

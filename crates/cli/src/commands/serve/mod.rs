@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use server::{Disk, Keys, Options, Server, Source};
 use tensor::Ctx;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::Threads;
@@ -62,6 +62,7 @@ async fn serve(
 ) -> Result<ExitCode> {
     // Before anything takes long: whoever ends the program while it loads ends it in order.
     let mut signals = Signals::new()?;
+    let mut hangups = hangups()?;
     let (listener, address) = bind(args).await?;
     let name = options.names[0].clone();
     let compute = args.compute;
@@ -73,6 +74,7 @@ async fn serve(
         let ended = tokio::select! {
             () = signals.first() => None,
             failure = failure(&server, args.model_dir.is_some()) => Some(failure),
+            () = async { while hangups.recv().await.is_some() { server.look() } } => None,
         };
         if ended.is_none() {
             server.leave();
@@ -122,6 +124,11 @@ async fn failure(server: &Server, is_watched: bool) -> String {
         }
         tokio::time::sleep(Duration::from_millis(if was_ready { 60_000 } else { 50 })).await;
     }
+}
+
+/// SIGHUP, which ends a program that does not listen to it.
+fn hangups() -> Result<Signal> {
+    signal(SignalKind::hangup()).context("listening to signals")
 }
 
 /// What asks the program to end. Asked a second time, it ends at once.
@@ -209,7 +216,13 @@ fn options(args: &Serve) -> Result<Options> {
         page: !args.no_ui,
         hosts: args.allow_host.clone(),
         cors_origins: args.cors_origin.clone(),
-        poll_interval: seconds("--poll-interval", args.poll_interval)?,
+        poll_interval: match seconds("--poll-interval", args.poll_interval)? {
+            Duration::ZERO => {
+                return Err(Usage("--poll-interval is 0, but must be a number of seconds above 0".into()).into());
+            }
+            interval => interval,
+        },
+        load_timeout: wait("--load-timeout", args.load_timeout)?,
     })
 }
 

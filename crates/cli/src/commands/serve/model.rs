@@ -11,6 +11,7 @@ use crate::load;
 pub(crate) fn load(dir: &Path, compute: Compute) -> Result<Parts, LoadError> {
     let said = |error: anyhow::Error| LoadError(format!("{error:#}"));
     let identity = super::identity::of(dir, compute).map_err(said)?;
+    let latents_identity = super::identity::with_times(identity, dir).map_err(said)?;
     let loaded = load::everything(dir, compute).map_err(said)?;
     let (stop, generation) = (loaded.stop_ids(), &loaded.generation);
     // What generation_config.json does not say is as OpenAI's interface has it: temperature 1 and nothing else.
@@ -30,5 +31,6 @@ pub(crate) fn load(dir: &Path, compute: Compute) -> Result<Parts, LoadError> {
         defaults,
         stop,
         identity,
+        latents_identity,
     })
 }

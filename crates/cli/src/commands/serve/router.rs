@@ -7,11 +7,12 @@ use anyhow::{Context, Result};
 use gateway::{Gateway, Options};
 use server::Keys;
 
-use super::{Signals, bind};
+use super::{Signals, bind, hangups};
 use crate::args::Serve;
 
 pub(crate) async fn serve(args: &Serve, limits: listen::Limits, keys: Option<Keys>) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
+    let mut hangups = hangups()?;
     let gateway = Gateway::new(Options {
         max_body_bytes: args.max_body.saturating_mul(1 << 20),
         body_timeout: super::wait("--body-timeout", args.body_timeout)?,
@@ -22,7 +23,14 @@ pub(crate) async fn serve(args: &Serve, limits: listen::Limits, keys: Option<Key
     let health = gateway.watch();
     let router = server::guarded(gateway.router(), keys, args.allow_host.clone());
     let shutdown = async {
-        signals.first().await;
+        tokio::select! {
+            () = signals.first() => {}
+            () = async {
+                while hangups.recv().await.is_some() {
+                    tracing::warn!("asked to look for versions, but a gateway has none");
+                }
+            } => {}
+        }
         gateway.drain();
         tracing::info!("asked to end; new requests are taken for {} s more", args.drain_delay);
         tokio::time::sleep(Duration::from_secs_f64(args.drain_delay)).await;
