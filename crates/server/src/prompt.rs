@@ -53,7 +53,7 @@ impl Variables {
             if served.asks_thinking || thinks != served.thinks {
                 Self(BTreeMap::new()).think(thinks, served, "reasoning_effort")?;
                 let said = variables.entry("thinking".to_owned()).or_insert(thinks.into());
-                if *said != Value::from(thinks) {
+                if *said != thinks {
                     let message = format!(
                         "reasoning_effort is {effort}, but chat_template_kwargs.thinking is {}; leave one of them out",
                         crate::fields::short(said)
