@@ -4,6 +4,7 @@
 //! hash may be left out.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::io::Read;
 use std::path::{Component, Path};
 
@@ -98,7 +99,10 @@ impl Manifest {
                 hash.update(&piece[..bytes]);
                 read(bytes as u64)?;
             }
-            let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            let found = hash.finalize().iter().fold(String::new(), |mut hex, byte| {
+                write!(hex, "{byte:02x}").expect("a string takes any text");
+                hex
+            });
             if !said.eq_ignore_ascii_case(&found) {
                 return Err(LoadError(format!(
                     "{} has the SHA-256 {found}, but {NAME} says {said}; copy it again",

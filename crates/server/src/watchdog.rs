@@ -17,11 +17,11 @@ pub(crate) fn run(app: &Arc<App>, stopped: &Receiver<()>) {
     let mut told = Instant::now();
     let mut was_looking = false;
     while matches!(stopped.recv_timeout(Duration::from_secs(1)), Err(RecvTimeoutError::Timeout)) {
-        if let Some((version, progress)) = app.versions.loading() {
-            if told.elapsed().min(progress.elapsed()) >= TELL {
-                tracing::info!(version, "still loading: {progress}");
-                told = Instant::now();
-            }
+        if let Some((version, progress)) = app.versions.loading()
+            && told.elapsed().min(progress.elapsed()) >= TELL
+        {
+            tracing::info!(version, "still loading: {progress}");
+            told = Instant::now();
         }
         let looking = app.versions.looking().filter(|looking| *looking > app.options.step_timeout);
         if let Some(looking) = looking.filter(|_| !was_looking) {
