@@ -18,6 +18,7 @@ import pytest
 
 import soak
 from conftest import make_model
+from exchange import key
 from wire import Client, Raw, ask, chat, number, numbers, post, stats, until
 
 LONG = {"max_tokens": 1500, "ignore_eos": True, "temperature": 0}
@@ -523,6 +524,34 @@ def test_one_of_two_is_killed_under_load(serve):
     assert router.status("/readyz") == 200
     assert ask(router.url, "/v1/chat/completions", chat()).status == 200
     assert number(router.url, "hadal_gateway_backend_up") == 1
+
+
+def test_who_is_refused_by_a_router_hears_it(serve, tmp_path):
+    """Before the body of his request was read, in the words of his interface."""
+    (tmp_path / "keys.toml").write_text(key("ann", "secret", "user"))
+    server = serve("--served-model-name", "tiny", "--cors-origin", "https://page.example")
+    router = serve("--router", server.url, "--api-key-file", tmp_path / "keys.toml")
+    large = json.dumps(chat("x" * (8 << 20))).encode()
+
+    def refusal(path, status, *headers):
+        found = Raw(router.url).send(post(path, large, *headers)).rest()
+        head, _, body = found.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status) and b"\r\nconnection: close" in head, found[:300]
+        assert b"\r\nx-request-id: " in head
+        return json.loads(body)
+
+    assert refusal("/v1/chat/completions", 401)["error"]["code"] == "invalid_api_key"
+    assert refusal("/v1/messages", 401)["error"]["type"] == "authentication_error"
+    # A page's question passes to the server, which knows the page.
+    question = {"origin": "https://page.example", "access_control_request_method": "POST"}
+    answer = Client(router.url).ask("/v1/chat/completions", method="OPTIONS", **question)
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (204, "https://page.example"), answer
+    mine = {"authorization": "Bearer secret"}
+    answer = ask(router.url, "/v1/chat/completions", chat(), origin="https://page.example", **mine)
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "https://page.example"), answer
+    server.process.kill()
+    until("it is seen to be gone", lambda: router.status("/readyz") == 503)
+    assert refusal("/v1/chat/completions", 503, "authorization: Bearer secret")["error"]["code"] == "no_backend"
 
 
 # For a while.

@@ -177,7 +177,7 @@ impl Error {
     /// Whether asking again may help, since nothing is wrong with the request.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Status { status, .. } => is_busy(*status),
+            Self::Status { status, .. } => is_passing(*status),
             Self::Closed { .. } | Self::Broken { .. } | Self::CutOff { .. } => true,
             _ => self.is_unreachable(),
         }
@@ -235,9 +235,10 @@ impl Error {
     }
 }
 
-/// Whether a status says that the server is busy and not that the request is wrong.
-pub(crate) fn is_busy(status: u16) -> bool {
-    matches!(status, 429 | 503)
+/// Whether a status speaks of a moment and not of the request: what was sent came too slowly (408), the server is busy (429, 503),
+/// or one on the way to it found it gone or too slow (502, 504).
+pub(crate) fn is_passing(status: u16) -> bool {
+    matches!(status, 408 | 429 | 502 | 503 | 504)
 }
 
 impl ApiError {

@@ -40,11 +40,12 @@ impl Parser {
     /// # Errors
     /// A line or an event is too long. What follows makes no sense then.
     pub fn push(&mut self, bytes: &[u8], events: &mut impl Extend<Event>) -> Result<(), TooLong> {
-        let mut rest = bytes;
-        if mem::take(&mut self.after_cr) && !rest.is_empty() {
-            rest = rest.strip_prefix(b"\n").unwrap_or(rest);
-        } else if bytes.is_empty() {
+        if bytes.is_empty() {
             return Ok(());
+        }
+        let mut rest = bytes;
+        if mem::take(&mut self.after_cr) {
+            rest = rest.strip_prefix(b"\n").unwrap_or(rest);
         }
         while let Some(end) = rest.iter().position(|&byte| matches!(byte, b'\n' | b'\r')) {
             self.extend_line(&rest[..end])?;
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
 
     /// Every kind of line and of line end, text of several bytes a character, and an event that never ends.
-    const STREAM: &str = "\u{feff}: hello\r\n\r\ndata: {\"a\":1}\r\n\r\ndata:two\rdata: lines\r\revent: error\ndata: Größe → 深海\n\n\
+    const STREAM: &str = "\u{feff}: hello\r\n\r\ndata: {\"a\":1}\r\n\r\ndata:two\rdata: lines\r\rdata: line\r\ndata: feeds\r\n\r\nevent: error\ndata: Größe → 深海\n\n\
                           :\n\nid: 7\nretry: 10\nunknown\ndata\ndata: \ndata:  kept blank\n\nevent: nothing\n\ndata: [DONE]\n\ndata: cut";
 
     fn parse<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Event> {
@@ -117,6 +118,7 @@ mod tests {
         vec![
             event("", "{\"a\":1}"),
             event("", "two\nlines"),
+            event("", "line\nfeeds"),
             event("error", "Größe → 深海"),
             event("", "\n\n kept blank"),
             event("", "[DONE]"),

@@ -113,7 +113,9 @@ async fn answer(
                 }
             }
             Outcome::Unreachable => last = Some((at, "unreachable")),
-            Outcome::Broken if !may_be_repeated(&parts.method) => return Err(Refusal::Broken),
+            // One other backend is tried: two connections that broke behind the same request broke by its doing, and it
+            // shall not take down the rest.
+            Outcome::Broken if was_broken || !may_be_repeated(&parts.method) => return Err(Refusal::Broken),
             Outcome::Broken => {
                 last = Some((at, "broken"));
                 was_broken = true;

@@ -27,7 +27,7 @@ pub struct Options {
     /// How long a backend may take until the first byte of its answer. An answer that is not streamed comes as a
     /// whole, so this bounds its generation too.
     pub response_timeout: Duration,
-    /// How long an answer may stand still before it is cut.
+    /// How long the next piece of an answer may take, once the client has taken the one before, until it is cut.
     pub idle_timeout: Duration,
     /// How long a connection is kept for the next request. Shorter than the backends keep it, or else a request may
     /// meet a connection that is being closed.

@@ -8,6 +8,7 @@
 
 mod linger;
 mod refuse;
+mod unread;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
@@ -32,6 +34,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 
 use linger::Linger;
+use unread::Unread;
 
 /// What a connection may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,17 +127,19 @@ fn connection(
     let lingers = Arc::new(AtomicBool::new(false));
     let stream = Linger::new(Box::pin(stream), lingers.clone());
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let mut request: Request = request.map(axum::body::Body::new);
+        let (head, body) = request.into_parts();
+        let (unread, body) = Unread::of(body);
+        let mut request = Request::from_parts(head, Body::new(body));
         request.extensions_mut().insert(ConnectInfo(peer));
         let router = router.clone();
         let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
         let lingers = lingers.clone();
         async move {
             let mut response = tower::ServiceExt::oneshot(router, request).await?;
-            if is_chunked {
+            if is_chunked || unread.is_left() {
                 end_with(&mut response);
             }
-            // Whoever says so has not read everything.
+            // Whoever says so may not have read everything.
             lingers.store(response.headers().contains_key(header::CONNECTION), Ordering::Release);
             Ok::<_, Infallible>(response)
         }
@@ -156,8 +161,9 @@ fn connection(
     });
 }
 
-/// Makes it the last response of its connection. A request in chunks may have had a length, too (hyper drops it), and whoever believed
-/// that one, a proxy on the way, saw another request end here: RFC 9112, section 6.3.
+/// Makes it the last response of its connection: what is left of a body stands where the next request would, and whoever is told
+/// sends that elsewhere. A request in chunks may have had a length, too (hyper drops it), and whoever believed that one, a proxy on
+/// the way, saw another request end here: RFC 9112, section 6.3.
 fn end_with(response: &mut Response) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
@@ -171,4 +177,69 @@ fn concerns_one(error: &io::Error) -> bool {
 /// Whether files, buffers or memory are used up for the moment: EMFILE, ENFILE, ENOBUFS, ENOMEM.
 fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(24 | 23 | 105 | 12))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Serves somebody who reads bodies under `/read`, and refuses them unread everywhere else.
+    async fn start() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let router = Router::new()
+            .route("/read", axum::routing::any(|body: axum::body::Bytes| async move { body.len().to_string() }))
+            .fallback(|| async { (StatusCode::UNAUTHORIZED, "who are you?") })
+            .layer(axum::extract::DefaultBodyLimit::disable());
+        tokio::spawn(serve(listener, router, Limits::default(), || {}, std::future::pending()));
+        address
+    }
+
+    fn post(path: &str, body: &str) -> String {
+        format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    }
+
+    #[tokio::test]
+    async fn whoever_is_refused_while_he_sends_hears_why_and_sends_nothing_more() {
+        let address = start().await;
+        // One that lies there whole, and one that is larger than what a connection holds on its way.
+        for bytes in [10, 16 << 20] {
+            let mut client = TcpStream::connect(address).await.expect("it listens");
+            let request = post("/", &"x".repeat(bytes));
+            let (mut from, mut to) = client.split();
+            let send = async {
+                // The other side need not take all of it.
+                to.write_all(request.as_bytes()).await.ok();
+            };
+            let mut answer = String::new();
+            let read = from.read_to_string(&mut answer);
+            let ((), read) = tokio::join!(send, read);
+            read.unwrap_or_else(|error| panic!("{bytes} bytes: {error} after {answer:?}"));
+            assert!(answer.starts_with("HTTP/1.1 401 ") && answer.ends_with("who are you?"), "{answer}");
+            assert!(answer.contains("connection: close\r\n"), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_bodies_were_read_goes_on() {
+        let mut client = TcpStream::connect(start().await).await.expect("it listens");
+        for (request, end) in [
+            (post("/read", "text"), "\r\n\r\n4"),
+            (post("/read", ""), "\r\n\r\n0"),
+            // Without a body there is nothing to read.
+            ("GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), "who are you?"),
+            (post("/read", &"x".repeat(1 << 20)), "\r\n\r\n1048576"),
+        ] {
+            client.write_all(request.as_bytes()).await.expect("it takes it");
+            let mut answer = Vec::new();
+            while !answer.ends_with(end.as_bytes()) {
+                let read = client.read_buf(&mut answer).await.expect("an answer comes");
+                assert!(read > 0, "closed after {}", String::from_utf8_lossy(&answer));
+            }
+            assert!(!String::from_utf8_lossy(&answer).contains("connection"), "{}", String::from_utf8_lossy(&answer));
+        }
+    }
 }

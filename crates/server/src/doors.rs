@@ -18,7 +18,6 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::keys::{Caller, Scope};
 use crate::line::{Line, Refusal};
-use crate::unread::Unread;
 
 /// The name of a request, as an extension of it.
 #[derive(Clone, Debug)]
@@ -48,8 +47,7 @@ impl Dialect {
 }
 
 /// The way in and out.
-pub(crate) async fn pass(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let (unread, mut request) = Unread::of(request);
+pub(crate) async fn pass(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let path =
         request.extensions().get::<MatchedPath>().map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
@@ -57,7 +55,7 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
     let origin = allowed_origin(&app, request.headers());
     let in_flight = InFlight::new(app.metrics.in_flight.clone());
     let mut line = Line::new(&id, &path, &request);
-    let mut response = match check(&app, &request) {
+    let response = match check(&app, &request) {
         _ if origin.is_some() && request.method() == Method::OPTIONS => preflight(request.headers()),
         Err(error) => respond(&error, dialect, &id),
         Ok(caller) => {
@@ -76,9 +74,6 @@ pub(crate) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
     };
     line.answered(&response);
     app.metrics.http(&path, response.status().as_u16());
-    if unread.is_left() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
     finish(response.map(|body| Body::new(Counted { body, _in_flight: in_flight })), dialect, &id, origin)
 }
 
@@ -138,7 +133,7 @@ pub(crate) fn respond(error: &ApiError, dialect: Dialect, id: &str) -> Response 
     response
 }
 
-fn finish(mut response: Response, dialect: Dialect, id: &str, origin: Option<HeaderValue>) -> Response {
+pub(crate) fn finish(mut response: Response, dialect: Dialect, id: &str, origin: Option<HeaderValue>) -> Response {
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(id) {
         if dialect == Dialect::Anthropic {
@@ -158,7 +153,7 @@ fn finish(mut response: Response, dialect: Dialect, id: &str, origin: Option<Hea
 }
 
 /// The client's name for a request, if it is one; a new one otherwise.
-fn request_id(headers: &HeaderMap) -> String {
+pub(crate) fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok());
     let is_name = |id: &&str| {
         (1..=128).contains(&id.len())

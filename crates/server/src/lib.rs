@@ -36,7 +36,6 @@ mod random_bodies;
 mod record;
 mod served;
 mod stream;
-mod unread;
 mod versions;
 mod watch;
 mod watchdog;
@@ -47,7 +46,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{Method, header};
 use axum::middleware::Next;
 use axum::routing::{get, post};
 
@@ -182,6 +183,8 @@ impl Drop for Server {
 
 /// Puts the doors of a [`Server`] before something else that serves: keys before everything that `router` answers but its
 /// health, or without keys a look at the name under which it is asked.
+///
+/// A browser's question whether a page may ask (a preflight) never has a key, and passes: who may ask is what `router` knows.
 pub fn guarded(router: Router, keys: Option<Keys>, hosts: Vec<String>) -> Router {
     let doors = Arc::new((keys, hosts));
     router.layer(axum::middleware::from_fn(move |request: Request, next: Next| {
@@ -189,13 +192,22 @@ pub fn guarded(router: Router, keys: Option<Keys>, hosts: Vec<String>) -> Router
         async move {
             let (path, headers) = (request.uri().path(), request.headers());
             let checked = match &*doors {
+                (Some(_), _) if is_preflight(&request) => Ok(()),
                 (Some(keys), _) => keys.check(path, headers).map(|_| ()),
                 (None, hosts) => doors::check_host(hosts, &request),
             };
-            match checked {
-                Ok(()) => next.run(request).await,
-                Err(error) => doors::respond(&error, doors::Dialect::OpenAi, ""),
-            }
+            let Err(error) = checked else { return next.run(request).await };
+            let (dialect, id) = (doors::Dialect::of(path, headers), doors::request_id(headers));
+            doors::finish(doors::respond(&error, dialect, &id), dialect, &id, None)
         }
     }))
+}
+
+/// Whether a browser asks what a page may do. Such a question has no body: nobody without a key has one held for him.
+fn is_preflight(request: &Request) -> bool {
+    let headers = request.headers();
+    request.method() == Method::OPTIONS
+        && headers.contains_key(header::ORIGIN)
+        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        && request.body().is_end_stream()
 }

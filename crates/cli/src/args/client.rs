@@ -136,8 +136,8 @@ pub(crate) struct BatchRun {
     /// Requests at the same time.
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) concurrency: usize,
-    /// How often a request is sent again that a busy server refused (429 or 503) or whose connection broke, each time
-    /// after a longer wait, or after the one that the server asks for.
+    /// How often a request is sent again that fails for the moment (408, 429, 502, 503, 504, or a connection that broke),
+    /// each time after a longer wait, or after the one that the server asks for.
     #[arg(long, value_name = "N", default_value_t = 8)]
     pub(crate) retries: u32,
 }

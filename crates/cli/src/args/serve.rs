@@ -17,7 +17,7 @@ pub(crate) struct Serve {
     pub(crate) model_dir: Option<PathBuf>,
     /// Serve no model, but hand requests to these servers, http://HOST:PORT each: to the one with the fewest under way, and
     /// conversations that begin alike to the same one.
-    #[arg(long, env = "HADAL_ROUTER", value_name = "URL", num_args = 1.., value_delimiter = ',')]
+    #[arg(long, env = "HADAL_ROUTER", value_name = "URL", num_args = 1.., value_delimiter = ',', conflicts_with_all = OF_A_MODEL)]
     pub(crate) router: Vec<gateway::Address>,
     /// Which versions are served: latest:N, all, or numbers such as 3,4.
     #[arg(long, env = "HADAL_VERSION_POLICY", default_value = "latest:1", requires = "model_dir")]
@@ -157,4 +157,67 @@ pub(crate) enum LogFormat {
     Text,
     Json,
     Off,
+}
+
+/// What a server without a model has no use for: whoever gives it one of these expects what will not happen.
+const OF_A_MODEL: [&str; 27] = [
+    "version_policy",
+    "poll_interval",
+    "served_model_name",
+    "accept_any_model",
+    "cors_origin",
+    "no_ui",
+    "dtype",
+    "cache",
+    "expert_memory",
+    "max_model_len",
+    "max_batch_size",
+    "batch_timeout_micros",
+    "max_enqueued_batches",
+    "max_enqueued_tokens",
+    "prefill_tokens",
+    "kv_memory",
+    "kv_disk",
+    "kv_disk_quota",
+    "mtp",
+    "seed",
+    "max_requests",
+    "request_timeout",
+    "step_timeout",
+    "metrics_compat",
+    "expert_metrics",
+    "model",
+    "model_dir",
+];
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command};
+
+    /// What works with a model and without.
+    const OF_BOTH: [&str; 13] = [
+        "host",
+        "port",
+        "api_key_file",
+        "allow_open",
+        "allow_host",
+        "max_connections",
+        "max_body",
+        "header_timeout",
+        "body_timeout",
+        "write_timeout",
+        "drain_delay",
+        "drain_timeout",
+        "log",
+    ];
+
+    #[test]
+    fn every_flag_works_with_a_router_or_is_refused_beside_it() {
+        let command = super::Serve::augment_args(Command::new("serve"));
+        let ids = command.get_arguments().map(|arg| arg.get_id().as_str()).filter(|id| *id != "router");
+        for id in ids {
+            let (works, is_refused) = (OF_BOTH.contains(&id), super::OF_A_MODEL.contains(&id));
+            assert!(works != is_refused, "--{id} must stand in one of the two lists");
+        }
+    }
 }

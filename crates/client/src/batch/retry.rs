@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tensor::Rng;
 
-/// How requests are asked again that a busy server refused, or that lost their connection.
+/// How requests are asked again that failed for the moment: a busy server refused them, or they lost their connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
     /// How often a request is asked again.

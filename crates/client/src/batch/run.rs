@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::backend::Backend;
 use super::input::{self, Request, Requests};
@@ -19,6 +19,13 @@ use crate::runtime;
 
 /// How often the caller hears how far the run is, and a request to stop is seen.
 const TICK: Duration = Duration::from_millis(200);
+
+/// The status of a server, or of one on the way, that waited for an answer as long as it does.
+const GATEWAY_TIMEOUT: u16 = 504;
+
+/// How often a request may meet that and be sent again. What takes too long mostly does so each time, and keeps the server from
+/// the others.
+const TIMEOUTS: u32 = 2;
 
 /// A batch and how to work through it.
 #[derive(Debug, Clone)]
@@ -140,7 +147,7 @@ async fn work<B: Backend>(
                 *(if is_success { &mut progress.succeeded } else { &mut progress.failed }) += 1;
             }
             Some(Err(error)) => {
-                asker.give_up();
+                asker.gives_up.send_replace(true);
                 fatal.get_or_insert(error);
             }
             None if is_stopped || tasks.is_empty() => break is_stopped,
@@ -164,9 +171,8 @@ struct Asker<B> {
     retries: AtomicU64,
     /// The server has answered once: if it cannot be reached now, it may be again.
     was_reached: AtomicBool,
-    /// The run ends: what waits to be asked again is not.
-    gives_up: AtomicBool,
-    gave_up: Notify,
+    /// The run ends: what waits to be asked is not.
+    gives_up: watch::Sender<bool>,
     /// A busy server wants no requests before this moment, from nobody.
     not_before: Mutex<Option<Instant>>,
 }
@@ -184,8 +190,7 @@ impl<B: Backend> Asker<B> {
             retry,
             retries: AtomicU64::new(0),
             was_reached: AtomicBool::new(false),
-            gives_up: AtomicBool::new(false),
-            gave_up: Notify::new(),
+            gives_up: watch::Sender::new(false),
             not_before: Mutex::new(None),
         }
     }
@@ -193,14 +198,17 @@ impl<B: Backend> Asker<B> {
     /// The answer to `request`, or `None` if the run ends before there is one; an error only if it would be the same for
     /// all other requests.
     async fn ask(&self, request: &Request) -> Result<Option<Answer>, Error> {
-        let mut attempt = 0;
+        let (mut attempt, mut timeouts) = (0, 0);
         loop {
-            self.wait_for_turn().await;
+            if !self.has_turn().await {
+                return Ok(None);
+            }
             let outcome = self.backend.call(&request.path, &request.body).await;
             let (may_pass, asked) = match &outcome {
                 Ok(reply) => {
                     self.was_reached.store(true, Ordering::Relaxed);
-                    (error::is_busy(reply.status), reply.retry_after)
+                    timeouts += u32::from(reply.status == GATEWAY_TIMEOUT);
+                    (error::is_passing(reply.status) && timeouts <= TIMEOUTS, reply.retry_after)
                 }
                 // If nobody was there from the start, the address is wrong and waiting does not help.
                 Err(error) if error.is_unreachable() => (self.was_reached.load(Ordering::Relaxed), None),
@@ -211,8 +219,7 @@ impl<B: Backend> Asker<B> {
             if let Some(asked) = asked {
                 self.hold(Instant::now() + asked);
             }
-            let gave_up = self.gave_up.notified();
-            if self.gives_up.load(Ordering::Relaxed) || timeout(wait, gave_up).await.is_ok() {
+            if !self.goes_on_until(Instant::now() + wait).await {
                 return Ok(None);
             }
             attempt += 1;
@@ -226,20 +233,22 @@ impl<B: Backend> Asker<B> {
         *not_before = Some(not_before.map_or(moment, |other| other.max(moment)));
     }
 
-    async fn wait_for_turn(&self) {
+    /// Waits until one may ask; false if the run ends before.
+    async fn has_turn(&self) -> bool {
         loop {
             let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
             match not_before.filter(|moment| *moment > Instant::now()) {
                 // While this one waits, the moment may be put off.
-                Some(moment) => sleep_until(moment).await,
-                None => return,
+                Some(moment) if self.goes_on_until(moment).await => {}
+                Some(_) => return false,
+                None => return !*self.gives_up.borrow(),
             }
         }
     }
 
-    fn give_up(&self) {
-        self.gives_up.store(true, Ordering::Relaxed);
-        self.gave_up.notify_waiters();
+    /// Waits for `moment`; false if the run ends before.
+    async fn goes_on_until(&self, moment: Instant) -> bool {
+        timeout_at(moment, self.gives_up.subscribe().wait_for(|gives_up| *gives_up)).await.is_err()
     }
 }
 

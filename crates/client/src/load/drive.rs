@@ -150,6 +150,7 @@ impl Work {
             }
             // The body is made before its time has come.
             let (path, body) = request(&self.plan, &self.model, "bench prompt", index);
+            // A plan's rate is so high that the next arrival is at most two years away.
             sleep_until(self.origin + Duration::from_secs_f64(intended)).await;
             let (work, turns) = (self.clone(), turns.clone());
             requests.spawn(async move {

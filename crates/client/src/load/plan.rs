@@ -1,7 +1,11 @@
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 
 use super::prompts::Prompts;
 use crate::error::Error;
+
+/// Of arrivals, in requests a second. Less is a mistake, and much less a moment that no clock reaches.
+const LEAST_RATE: f64 = 1e-6;
 
 /// What is asked for, and when.
 #[derive(Debug, Clone)]
@@ -51,8 +55,16 @@ impl Plan {
             Arrivals::Closed { concurrency: 0 } | Arrivals::Open { concurrency: Some(0), .. } => {
                 return wrong("the concurrency is 0, but must be at least 1");
             }
-            Arrivals::Open { rate, .. } if !is_positive(rate) => {
-                return wrong("the rate must be a number of requests a second above 0");
+            Arrivals::Open { rate, .. } if !(rate >= LEAST_RATE && rate.is_finite()) => {
+                return Err(Error::Plan(format!(
+                    "the rate is {rate}, but must be at least {LEAST_RATE} requests a second, one in eleven days"
+                )));
+            }
+            Arrivals::Open { concurrency: Some(most), .. } if most > Semaphore::MAX_PERMITS => {
+                return Err(Error::Plan(format!(
+                    "the concurrency is {most}, but must be at most {}; leave it out for no limit",
+                    Semaphore::MAX_PERMITS
+                )));
             }
             _ => {}
         }

@@ -112,6 +112,26 @@ fn while_a_server_wants_no_requests_nobody_asks() {
 }
 
 #[test]
+fn what_fails_for_the_moment_is_asked_again() {
+    let statuses = [408, 502, 504, 504, 503];
+    let server = Server::start(move |number, request| match statuses.get(number) {
+        Some(&status) => Step::json(status, &error("not now", "moment")),
+        None => echo(number, request),
+    });
+    let (_dir, mut plan) = folder(1);
+    plan.retry.retries = 5;
+    let outcome = run(api(&server), &plan).expect("a run");
+    assert_eq!((outcome.progress.succeeded, outcome.progress.retries), (1, 5));
+    // What takes too long each time is not asked for as often as a busy server is.
+    let server = Server::start(|_, _| Step::json(504, &error("too long", "request_timeout")));
+    let (_dir, mut plan) = folder(1);
+    plan.retry.retries = 5;
+    let outcome = run(api(&server), &plan).expect("a run");
+    assert_eq!((outcome.progress.failed, outcome.progress.retries), (1, 2));
+    assert_eq!(answers(&plan.output)["r0"]["response"]["status_code"], 504);
+}
+
+#[test]
 fn patience_ends() {
     let server = Server::start(|_, _| Step::json(503, &error("full", "overloaded")));
     let (_dir, plan) = folder(1);
@@ -135,6 +155,25 @@ fn what_is_wrong_for_all_ends_the_run() {
     assert!(failure.to_string().contains("who?"), "{failure}");
     assert!(answers(&plan.output).is_empty());
     assert!(server.requests().len() <= 3);
+}
+
+#[test]
+fn a_run_that_is_over_waits_for_no_turn() {
+    let server = Server::start(|number, request| match request.body["prompt"].as_str() {
+        Some("p0") => Step::json_with(503, vec![("retry-after", "60".to_owned())], &error("full", "overloaded")),
+        // Others come into its place while nobody may ask.
+        Some("p1") => [vec![Step::Pause(Duration::from_millis(100))], echo(number, request)].concat(),
+        _ => {
+            let refusal = Step::json(401, &error("who?", "invalid_api_key"));
+            [vec![Step::Pause(Duration::from_millis(500))], refusal].concat()
+        }
+    });
+    let (_dir, plan) = folder(10);
+    let started = Instant::now();
+    let failure = run(api(&server), &plan).expect_err("no key");
+    assert!(failure.to_string().contains("who?"), "{failure}");
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert_eq!((answers(&plan.output).len(), server.requests().len()), (1, 3));
 }
 
 #[test]

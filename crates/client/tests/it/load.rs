@@ -150,6 +150,22 @@ fn extra_fields_replace_and_remove() {
 }
 
 #[test]
+fn a_plan_that_no_clock_can_keep_is_refused() {
+    let server = Server::start(|_, request| answer(Duration::ZERO, request));
+    for (rate, concurrency, word) in [
+        (0.0, None, "the rate is 0,"),
+        (1e-30, None, "the rate is 0.000"),
+        (f64::NAN, None, "the rate is NaN,"),
+        (f64::INFINITY, None, "the rate is inf,"),
+        (1.0, Some(usize::MAX), "the concurrency is 18446744073709551615,"),
+    ] {
+        let failure = run(&server, &plan(Arrivals::Open { rate, concurrency }, 5)).expect_err("no plan");
+        assert!(matches!(&failure, Error::Plan(text) if text.starts_with(word)), "{failure}");
+    }
+    assert!(server.requests().is_empty());
+}
+
+#[test]
 fn a_run_ends_with_its_seconds_or_when_it_is_stopped() {
     let server = Server::start(|_, request| answer(Duration::from_millis(10), request));
     let short = Plan { requests: None, seconds: Some(0.3), ..plan(Arrivals::Closed { concurrency: 2 }, 1) };

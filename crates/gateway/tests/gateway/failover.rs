@@ -104,6 +104,23 @@ async fn a_request_that_breaks_every_backend_takes_none_of_them_down() {
 }
 
 #[tokio::test]
+async fn a_request_that_breaks_its_backend_meets_one_more_and_no_others() {
+    let poison = |seen: &Seen| {
+        if seen.body == "poison" { vec![Step::Close] } else { vec![answer("200 OK", "", "good")] }
+    };
+    let mut backends = Vec::new();
+    for _ in 0..4 {
+        backends.push(Backend::start(poison).await);
+    }
+    let gateway = Running::start(&backends.iter().collect::<Vec<_>>(), |_| {}).await;
+    for n in 1..=3 {
+        let reply = ask(gateway.address, &post("/v1/completions", "", "poison")).await;
+        assert_eq!(reply.status, 502, "{}", reply.body);
+        assert_eq!(backends.iter().map(|backend| backend.seen().len()).sum::<usize>(), 2 * n);
+    }
+}
+
+#[tokio::test]
 async fn what_may_have_an_effect_is_not_sent_twice() {
     let breaks = || Backend::start(|_| vec![Step::Close]);
     let (one, two) = (breaks().await, breaks().await);

@@ -18,17 +18,28 @@ use server::{Disk, Keys, Options, Server, Source};
 use tensor::Ctx;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::Threads;
 use crate::args::{MetricsCompat, MtpMode, Serve};
 use crate::failure::{Unreachable, Usage};
+
+/// Thirty years.
+const MOST_SECONDS: f64 = 1e9;
+
+/// What is looked at more often than this is looked at all the time.
+const LEAST_PAUSE: Duration = Duration::from_millis(10);
 
 /// Threads that read and write HTTP; the engine has its own.
 const IO_THREADS: usize = 2;
 
 pub(crate) fn run(threads: Threads, args: &Serve) -> Result<ExitCode> {
     let limits = limits(args)?;
+    if !args.router.is_empty() && threads.argument > 0 {
+        return Err(
+            Usage("--threads is for computing, and with --router nothing is computed; leave it out".into()).into()
+        );
+    }
     let keys = args.api_key_file.as_deref().map(Keys::read).transpose()?;
     if keys.is_none() && !args.host.is_loopback() && !args.allow_open {
         return Err(Usage(format!(
@@ -205,10 +216,10 @@ fn options(args: &Serve) -> Result<Options> {
             }
             None => None,
         },
-        max_body_bytes: positive("--max-body", args.max_body)?.saturating_mul(1 << 20),
+        max_body_bytes: max_body_bytes(args)?,
         body_timeout: wait("--body-timeout", args.body_timeout)?,
         request_timeout: seconds("--request-timeout", args.request_timeout)?,
-        max_requests: positive("--max-requests", args.max_requests)?,
+        max_requests: places("--max-requests", args.max_requests)?,
         step_timeout: seconds("--step-timeout", args.step_timeout)?,
         seed: args.seed,
         expert_metrics: args.expert_metrics,
@@ -216,12 +227,7 @@ fn options(args: &Serve) -> Result<Options> {
         page: !args.no_ui,
         hosts: args.allow_host.clone(),
         cors_origins: args.cors_origin.clone(),
-        poll_interval: match seconds("--poll-interval", args.poll_interval)? {
-            Duration::ZERO => {
-                return Err(Usage("--poll-interval is 0, but must be a number of seconds above 0".into()).into());
-            }
-            interval => interval,
-        },
+        poll_interval: pause("--poll-interval", args.poll_interval)?,
         load_timeout: wait("--load-timeout", args.load_timeout)?,
     })
 }
@@ -229,7 +235,7 @@ fn options(args: &Serve) -> Result<Options> {
 fn limits(args: &Serve) -> Result<listen::Limits> {
     seconds("--drain-delay", args.drain_delay)?;
     Ok(listen::Limits {
-        max_connections: positive("--max-connections", args.max_connections)?,
+        max_connections: places("--max-connections", args.max_connections)?,
         header_timeout: wait("--header-timeout", args.header_timeout)?,
         write_timeout: wait("--write-timeout", args.write_timeout)?,
         drain_timeout: seconds("--drain-timeout", args.drain_timeout)?,
@@ -253,9 +259,39 @@ fn positive(name: &str, value: usize) -> Result<usize> {
     if value == 0 { Err(Usage(format!("{name} is 0, but must be at least 1")).into()) } else { Ok(value) }
 }
 
+/// Things at the same time, each of which takes a permit of a semaphore.
+fn places(name: &str, value: usize) -> Result<usize> {
+    at_most(name, positive(name, value)?, Semaphore::MAX_PERMITS)
+}
+
+fn at_most(name: &str, value: usize, most: usize) -> Result<usize> {
+    if value > most { Err(Usage(format!("{name} is {value}, but must be at most {most}")).into()) } else { Ok(value) }
+}
+
+/// Several bodies are held at a time, and their bytes counted together.
+fn max_body_bytes(args: &Serve) -> Result<usize> {
+    let most = (Semaphore::MAX_PERMITS / router::BODIES) >> 20;
+    Ok(at_most("--max-body", positive("--max-body", args.max_body)?, most)? << 20)
+}
+
 fn seconds(name: &str, value: f64) -> Result<Duration> {
-    Duration::try_from_secs_f64(value)
-        .map_err(|_| Usage(format!("{name} is {value}, but must be a number of seconds from 0")).into())
+    // Clocks end somewhere, so a moment that is further away than anybody waits cannot be named.
+    if (0.0..=MOST_SECONDS).contains(&value) {
+        Ok(Duration::from_secs_f64(value))
+    } else {
+        Err(Usage(format!("{name} is {value}, but must be a number of seconds from 0 to {MOST_SECONDS}")).into())
+    }
+}
+
+/// Seconds between two times that something is done.
+fn pause(name: &str, value: f64) -> Result<Duration> {
+    let duration = seconds(name, value)?;
+    if duration < LEAST_PAUSE {
+        return Err(
+            Usage(format!("{name} is {value}, but must be at least {} seconds", LEAST_PAUSE.as_secs_f64())).into()
+        );
+    }
+    Ok(duration)
 }
 
 /// Seconds that somebody else has for something.

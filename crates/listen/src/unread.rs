@@ -6,20 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::Request;
-use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, SizeHint};
 
 /// Tells whether something is left of a body.
 pub(crate) struct Unread(Arc<AtomicBool>);
 
 impl Unread {
-    /// Watches over the body of `request`.
-    pub(crate) fn of(request: Request) -> (Self, Request) {
-        let is_left = Arc::new(AtomicBool::new(!request.body().is_end_stream()));
-        let watched = request.map(|body| Body::new(Watched { body, is_left: is_left.clone() }.boxed_unsync()));
-        (Self(is_left), watched)
+    /// Watches over `body`.
+    pub(crate) fn of<B: Body>(body: B) -> (Self, Watched<B>) {
+        let is_left = Arc::new(AtomicBool::new(!body.is_end_stream()));
+        (Self(is_left.clone()), Watched { body, is_left })
     }
 
     pub(crate) fn is_left(&self) -> bool {
@@ -27,16 +23,17 @@ impl Unread {
     }
 }
 
-struct Watched {
-    body: Body,
+/// A body that is watched.
+pub(crate) struct Watched<B> {
+    body: B,
     is_left: Arc<AtomicBool>,
 }
 
-impl HttpBody for Watched {
-    type Data = Bytes;
-    type Error = axum::Error;
+impl<B: Body + Unpin> Body for Watched<B> {
+    type Data = B::Data;
+    type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         let is_left = match &frame {
             Poll::Ready(None) => false,
@@ -58,14 +55,16 @@ impl HttpBody for Watched {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::{Body, to_bytes};
+
     use super::*;
 
     #[tokio::test]
     async fn a_body_is_left_until_its_end() {
-        let (unread, request) = Unread::of(Request::new(Body::from("text")));
+        let (unread, body) = Unread::of(Body::from("text"));
         assert!(unread.is_left());
-        assert_eq!(request.into_body().collect().await.unwrap().to_bytes(), "text");
+        assert_eq!(to_bytes(Body::new(body), 4).await.expect("it is there"), "text");
         assert!(!unread.is_left());
-        assert!(!Unread::of(Request::new(Body::empty())).0.is_left());
+        assert!(!Unread::of(Body::empty()).0.is_left());
     }
 }
