@@ -7,7 +7,9 @@ request demands of an answer holds.
 import asyncio
 import json
 import math
+import re
 import time
+from pathlib import Path
 from typing import Literal
 
 import jsonschema
@@ -315,6 +317,18 @@ def test_logprobs(chat, top):
             assert (token.bytes, token.logprob) == (token.top_logprobs[0].bytes, ordered[0])
             assert sum(map(math.exp, ordered)) <= 1 + 1e-5
     assert chat().choices[0].logprobs is None
+
+
+def test_probabilities_take_no_more_memory_than_they_must(serve):
+    """The answers with all their probabilities are some megabytes of JSON, and as a tree of values would be fifty times that."""
+    server = serve()
+    peak = lambda: int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{server.process.pid}/status").read_text())[1]) * 1024
+    body = {"messages": USER, "max_tokens": 200, "n": 16, "temperature": 1, "ignore_eos": True}
+    assert post(server, "/v1/chat/completions", body).status == 200
+    before = peak()
+    reply = post(server, "/v1/chat/completions", {**body, "logprobs": True, "top_logprobs": 20})
+    assert reply.json()["usage"]["completion_tokens"] == 3200 and len(reply.body) > 4e6
+    assert peak() - before < 40e6
 
 
 def test_seeds(chat):
