@@ -110,7 +110,10 @@ fn instruct(text: String, all: &mut Vec<Message>) {
     let begins = all.iter().all(|message| message.role == "system");
     match all.last_mut() {
         _ if begins => all.push(Message::new("system", text)),
-        Some(Message { role, content: Some(content), .. }) if role == "user" => *content += &format!("\n\n{text}"),
+        Some(Message { role, content: Some(content), .. }) if role == "user" => {
+            content.push_str("\n\n");
+            content.push_str(&text);
+        }
         _ => all.push(Message::new("user", text)),
     }
 }

@@ -278,7 +278,8 @@ fn described(description: Option<String>, examples: &[Value]) -> Option<String> 
     let mut text = description.unwrap_or_default();
     text += if text.is_empty() { "Examples of its input:" } else { "\n\nExamples of its input:" };
     for example in examples {
-        text += &format!("\n{example}");
+        text.push('\n');
+        text.push_str(&example.to_string());
     }
     Some(text)
 }

@@ -50,13 +50,16 @@ fn chat_token<'a>(served: &'a Served, token: &'a Token) -> impl Serialize + use<
     entry(served, token.id, token.logprobs.of_token, Some(top))
 }
 
+/// A token, its probability, and the likeliest ones in its place.
+type Place<'a> = (u32, Option<f32>, &'a [(u32, f32)]);
+
 /// Those of a completion.
 pub(crate) struct Listed<'a> {
     served: &'a Served,
     /// Characters before the first token, and behind the last.
     begin: usize,
     offset: usize,
-    tokens: Vec<(u32, Option<f32>, &'a [(u32, f32)])>,
+    tokens: Vec<Place<'a>>,
 }
 
 impl<'a> Listed<'a> {
