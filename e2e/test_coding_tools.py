@@ -17,7 +17,7 @@ CACHED = {"type": "ephemeral", "ttl": "1h"}
 
 def tool(name, description, **properties):
     schema = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "properties": properties,
+        "type": "object", "properties": properties,
         "required": list(properties)[:1], "additionalProperties": False,
     }
     return {"name": name, "description": description, "input_schema": schema, "eager_input_streaming": True}
