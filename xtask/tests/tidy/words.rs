@@ -15,6 +15,8 @@ const HOSTS: &[&str] = &[
     "hadal-0.hadal-pods",
     "hadal-1.hadal-pods",
     "huggingface.co",
+    // A schema says with it which edition it follows.
+    "json-schema.org",
     "keepachangelog.com",
     "semver.org",
     "www.apache.org",
