@@ -198,6 +198,8 @@ def soak(server, seconds, warm, clients, seed=0, most=GROWTH):
         f"{len(load.failed)} failed, {cancelled:.0f} answers were left, {faults:.0f} faults, {in_use} blocks of latents still in use",
         f"resident memory: {first / mib:.1f} MiB after {warm} s, {last / mib:.1f} MiB at the end, {100 * (growth - 1):+.1f} %; at most {max(held) / mib:.1f}",
     ]
+    parts = [statistics.median(held[i : i + 300]) / mib for i in range(0, len(held), 300)]
+    report.append("over each five minutes: " + ", ".join(f"{part:.1f}" for part in parts))
     report += load.failed[:10]
     return not load.failed and not faults and not in_use and growth <= most, report
 

@@ -160,9 +160,10 @@ pub(crate) enum LogFormat {
 }
 
 /// What a server without a model has no use for: whoever gives it one of these expects what will not happen.
-const OF_A_MODEL: [&str; 27] = [
+const OF_A_MODEL: [&str; 28] = [
     "version_policy",
     "poll_interval",
+    "load_timeout",
     "served_model_name",
     "accept_any_model",
     "cors_origin",
