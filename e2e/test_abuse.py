@@ -177,6 +177,15 @@ def test_slow_bodies_are_given_up(target, header):
         client.close()
 
 
+def test_names_of_any_length_are_refused_at_once(target):
+    """Whoever misspells a field is told what it may have meant, but not whatever that takes."""
+    start = time.monotonic()
+    for path in ["/v1/chat/completions", "/v1/messages", "/tokenize"]:
+        body = chat(**{"temperatur" * 2_000_000: 1})
+        refused(ask(target.url, path, body), 400)
+    assert time.monotonic() - start < 10
+
+
 @pytest.mark.parametrize("header", [f"content-length: {32 << 20}", "transfer-encoding: chunked"])
 def test_announced_bodies_keep_nobody_out(serve, header):
     # With the time that clients have by default, half a minute.

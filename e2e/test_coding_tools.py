@@ -149,6 +149,9 @@ def test_any_name(serve):
     chat = {"messages": [{"role": "user", "content": "u"}], "max_tokens": 1}
     for name in ["claude-sonnet-4-5-20250929", "openai/gpt-5", "org:a_b@7", "a" * 128]:
         assert post(server, "/v1/chat/completions", {**chat, "model": name}).json()["model"] == name
+    # A version that is named is the one that is meant.
+    assert post(server, "/v1/chat/completions", {**chat, "model": "tiny@1"}).json()["model"] == "tiny@1"
+    assert post(server, "/v1/chat/completions", {**chat, "model": "tiny@2"}).error()["code"] == "model_not_found"
     for name in ["", "a" * 129, "a\nINFO hadal::request: forged", "a b", "ä"]:
         for path in ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens", "/tokenize"]:
             reply = post(server, path, {**chat, "model": name})

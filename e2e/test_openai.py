@@ -671,3 +671,22 @@ def test_an_answer_that_takes_too_long(serve):
         list(client.chat.completions.create(stream=True, **LONG))
     assert error.value.code == "request_timeout", "an error in the middle of a stream is an event that the package raises"
     wait_for("both are let go", lambda: metric(server, "hadal_running_requests") == 0, 5)
+
+
+def test_a_text_may_fill_the_context(server, complete):
+    tokens = [5 + i % 400 for i in range(2048)]
+    whole = complete(prompt=tokens, max_tokens=0, echo=True, logprobs=0)
+    assert whole.usage.prompt_tokens == len(whole.choices[0].logprobs.tokens) == 2048
+    # What nobody asked for is as long as there is room.
+    answer = complete(prompt=tokens[:2043], max_tokens=openai.NOT_GIVEN, extra_body={"ignore_eos": True})
+    assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (5, "length")
+    for prompt, fields, param in [(tokens, {}, "prompt"), (tokens + [5], {"max_tokens": 0, "echo": True}, "prompt"), (tokens[:2043], {"max_tokens": 6}, "max_tokens")]:
+        reply = post(server, "/v1/completions", {"prompt": prompt, **fields})
+        assert (reply.status, reply.error()["code"], reply.error()["param"]) == (400, "context_length_exceeded", param)
+
+
+def test_more_answers_than_may_wait(serve):
+    """A request that could never come in between others gets in where nobody else waits."""
+    server = serve("--max-batch-size", 1, "--max-enqueued-batches", 2)
+    reply = post(server, "/v1/completions", {"prompt": "x", "n": 9, "max_tokens": 2})
+    assert reply.status == 200 and len(reply.json()["choices"]) == 9

@@ -227,6 +227,10 @@ fn thinking(fields: &mut Fields, served: &Served) -> Result<(Thinking, bool), Ap
     // A budget is the most that may be used, and no more than the context can be.
     let budget = thinking.integer("budget_tokens", 1..=u64::from(u32::MAX))?;
     let budget = budget.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX).min(served.max_model_len));
+    if budget.is_some() && kind != "enabled" {
+        let message = "thinking.budget_tokens is for thinking that is enabled; leave it out";
+        return Err(ApiError::field("invalid_value", "thinking.budget_tokens", message));
+    }
     let shows = thinking.choice("display", &["summarized", "omitted"])? != Some("omitted");
     thinking.end()?;
     let thinking = match kind {
@@ -290,6 +294,10 @@ fn tool_choice(fields: &mut Fields, tools: &[Tool]) -> Result<(ToolChoice, bool)
     let kind = choice.required_choice("type", &["auto", "any", "tool", "none"])?;
     let name = choice.string("name")?;
     let parallel = !choice.boolean("disable_parallel_tool_use")?.unwrap_or(false);
+    if name.is_some() && kind != "tool" {
+        let message = format!("tool_choice.name is for the type tool, and this one is {kind}; leave it out");
+        return Err(ApiError::field("invalid_value", "tool_choice.name", message));
+    }
     let chosen = match kind {
         "auto" => ToolChoice::Auto,
         "none" => ToolChoice::None,
