@@ -13,6 +13,7 @@ benchmarks/DATE-HOST.
 import argparse
 import json
 import os
+import platform
 import statistics
 import subprocess
 import threading
@@ -39,7 +40,7 @@ def parse():
     parser.add_argument("--output-tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--host", default=serve.platform.node().split(".")[0] or "host", help="name of this machine in the record")
+    parser.add_argument("--host", default=platform.node().split(".")[0] or "host", help="name of this machine in the record")
     parser.add_argument("--out", type=Path, default=run.HERE, help="where the record's folder is made")
     options = parser.parse_args()
     options.gguf, options.hf_model, options.llama_bin, options.python, options.train, options.lock = [], [], None, None, None, None
@@ -77,7 +78,7 @@ def listen(server, options):
         if found["hadal_running_requests"] == users and found["hadal_generation_tokens_total"] >= users:
             break
         time.sleep(0.02)
-    first = look(server)
+    first = last = look(server)
     # Whoever came first has this many tokens more than the last, at most.
     spare = users * options.output_tokens // 8
     while metrics(server.url)["hadal_generation_tokens_total"] < users * options.output_tokens - spare:
@@ -97,6 +98,8 @@ def measure(record, options, model, turn):
         (began, before, used), (ended, after, using) = listen(server, options)
         client.join()
     of = {key: after[name] - before[name] for key, name in FROM.items()}
+    if not of["steps"]:
+        raise SystemExit("the answers ended before they were looked at twice; give more --output-tokens")
     threads = {name: seconds - used[name] for name, seconds in using.items()}
     own = sum(seconds for name, seconds in threads.items() if not name.startswith(COMPUTE))
     return {
