@@ -1,12 +1,13 @@
 //! The loop that answers many requests at once.
 
+mod prefill;
 mod restore;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use model::{BLOCK_TOKENS, Cache, Draft, Following, Form, Model};
+use model::{BLOCK_TOKENS, Cache, Draft, Following, Model};
 use tensor::{Ctx, Tensor};
 
 use crate::disk::{DiskCache, Name};
@@ -14,7 +15,6 @@ use crate::draw::Drawer;
 use crate::error::Error;
 use crate::event::{End, Event, Sink, Times, Usage};
 use crate::limits::Limits;
-use crate::logprobs;
 use crate::prefix::{NodeId, Prefixes};
 use crate::request::{Finish, Request};
 use crate::speculation::{Gauge, Mtp, Step};
@@ -58,6 +58,8 @@ struct Job {
 struct Running {
     job: Job,
     cache: Cache,
+    /// Tokens of the prompt that this step runs over, together with those of others.
+    part: usize,
     /// The last block of the cache that is in the tree of prefixes, and how many are.
     pin: Option<NodeId>,
     shared: usize,
@@ -234,131 +236,12 @@ impl<'a> Engine<'a> {
             job.begun.get_or_insert_with(Instant::now);
             let (cache, draft) = (self.model.new_cache(), self.new_draft());
             let (pin, shared, names, phase, fresh, proposal) = (None, 0, Vec::new(), Phase::New, Vec::new(), None);
-            self.running.push(Running { job, cache, pin, shared, names, phase, draft, fresh, proposal });
-        }
-    }
-
-    /// Runs over prompts, first come, first served, and over answers whose requests had made room, as many tokens as a step may
-    /// have.
-    fn prefill(&mut self) {
-        let mut budget = self.limits.prefill_tokens.max(1);
-        let mut restores = self.disk.as_ref().map_or(0, |disk| disk.step_bytes());
-        let mut i = 0;
-        while budget > 0 && i < self.running.len() {
-            let running = &mut self.running[i];
-            if matches!(running.phase, Phase::New) {
-                self.find(i);
-            }
-            // Those behind it wait, lest they read the same blocks.
-            if !self.restore(i, &mut restores) {
-                break;
-            }
-            let running = &self.running[i];
-            if !matches!(running.phase, Phase::Prompt) {
-                i += 1;
-                continue;
-            }
-            let Running { job, cache, .. } = running;
-            let (prompt, done) = (job.request.prompt.len(), cache.len());
-            // A part is of the prompt or of the answer, as the two take different forms.
-            let end = if done < prompt { prompt } else { prompt + job.answer.len() };
-            let n = budget.min(end - done);
-            self.make_room(|running| running.get(i).map_or(0, |running| running.more_blocks(n)));
-            if i >= self.running.len() {
-                // The last ones had to go, this one among them.
-                break;
-            }
-            budget -= n;
-            if done < prompt { self.prompt_part(i, n) } else { self.answer_part(i, n) }
+            self.running.push(Running { job, cache, part: 0, pin, shared, names, phase, draft, fresh, proposal });
         }
     }
 
     fn new_draft(&self) -> Option<Draft> {
         if self.limits.mtp == Mtp::Off { None } else { self.model.new_draft() }
-    }
-
-    /// What the cache already has of a prompt, as far as its logits are not wanted.
-    fn find(&mut self, i: usize) {
-        let Running { job, cache, pin, shared, phase, .. } = &mut self.running[i];
-        let prompt = &job.request.prompt;
-        let knowable = job.knowable();
-        let (at, blocks) = self.prefixes.find(job.request.salt, &prompt[..knowable]);
-        for block in &blocks {
-            cache.push_block(block);
-        }
-        (*pin, *shared, *phase) = (at, blocks.len(), Phase::Known);
-        if job.usage.preemptions == 0 {
-            job.usage.cached = cache.len();
-            self.stats.cached_tokens += cache.len() as u64;
-            self.stats.queried_tokens += if knowable == 0 { 0 } else { prompt.len() as u64 };
-        }
-        self.name(i);
-    }
-
-    /// The next `n` tokens of a prompt.
-    fn prompt_part(&mut self, i: usize, n: usize) {
-        let (ctx, model) = (self.ctx, self.model);
-        let Running { job, cache, phase, draft, .. } = &mut self.running[i];
-        let (is_scored, done) = (job.is_scored(), cache.len());
-        let queue = job.times().queue;
-        let Job { request, sink, answer, scored, usage, .. } = job;
-        let prompt = &request.prompt;
-        let mut run = || {
-            let part = &prompt[done..done + n];
-            let stream = if is_scored {
-                match draft {
-                    Some(draft) => model.extend_with_draft(ctx, part, cache, Form::Direct, draft)?,
-                    None => model.extend(ctx, part, cache, Form::Direct)?,
-                }
-            } else {
-                // The draft hears nothing of such a prompt, as of one that was known, and guesses worse.
-                score(ctx, model, request, part, cache, scored, sink.as_mut())?
-            };
-            // Behind it comes what was said before the request made room, if anything was.
-            let is_last = cache.len() == prompt.len() && answer.is_empty();
-            Ok::<_, Error>(is_last.then(|| outlooks(ctx, model, &stream).remove(0)))
-        };
-        let begun = Instant::now();
-        let outlook = run();
-        self.stats.model_seconds += begun.elapsed().as_secs_f64();
-        if !phase.goes_on(outlook) {
-            return;
-        }
-        self.stats.prompt_tokens += n as u64;
-        let (done, total) = (done + n, prompt.len());
-        if answer.is_empty() {
-            sink.send(Event::Prompt { done, total, cached: usage.cached, queue });
-        }
-        self.share(i, done);
-    }
-
-    /// The next `n` tokens of what a request had said before it made room.
-    fn answer_part(&mut self, i: usize, n: usize) {
-        let (ctx, model) = (self.ctx, self.model);
-        let Running { job, cache, phase, .. } = &mut self.running[i];
-        let said = cache.len() - job.request.prompt.len();
-        let (part, is_last) = (&job.answer[said..said + n], said + n == job.answer.len());
-        let begun = Instant::now();
-        // In the form that they had before, so that they have the same bits.
-        let outlook = model
-            .decode_streams(ctx, &[part], &mut [cache])
-            .map(|(streams, _)| is_last.then(|| outlooks(ctx, model, &rows_from(ctx, &streams, n - 1)).remove(0)));
-        self.stats.model_seconds += begun.elapsed().as_secs_f64();
-        phase.goes_on(outlook.map_err(Error::from));
-    }
-
-    /// Gives the whole blocks of a prompt, of which `done` tokens are done, to those that come after it.
-    fn share(&mut self, i: usize, done: usize) {
-        let Running { job, cache, pin, shared, .. } = &mut self.running[i];
-        let before = *shared;
-        while (*shared + 1) * BLOCK_TOKENS <= done {
-            let tokens = &job.request.prompt[*shared * BLOCK_TOKENS..(*shared + 1) * BLOCK_TOKENS];
-            let (id, block) = self.prefixes.add(job.request.salt, *pin, tokens, cache.block(*shared));
-            cache.replace_block(*shared, &block);
-            *pin = Some(id);
-            *shared += 1;
-        }
-        self.keep(i, before);
     }
 
     /// Draws the next token of each answer, and the one after it where that was proposed. Answers know nothing of each other,
@@ -489,9 +372,9 @@ impl<'a> Engine<'a> {
         self.prefixes.in_use() + self.running.iter().map(of).sum::<usize>()
     }
 
-    /// Blocks that are there.
+    /// Blocks that are there, or will be when this step has run over its parts of prompts.
     fn used(&self) -> usize {
-        let own = |running: &Running| running.cache.len().div_ceil(BLOCK_TOKENS) - running.shared;
+        let own = |running: &Running| (running.cache.len() + running.part).div_ceil(BLOCK_TOKENS) - running.shared;
         self.prefixes.len() + self.running.iter().map(own).sum::<usize>()
     }
 
@@ -526,7 +409,7 @@ impl<'a> Engine<'a> {
 impl Running {
     /// Blocks that so many more tokens take.
     fn more_blocks(&self, tokens: usize) -> usize {
-        let len = self.cache.len();
+        let len = self.cache.len() + self.part;
         (len + tokens).div_ceil(BLOCK_TOKENS) - len.div_ceil(BLOCK_TOKENS)
     }
 }
@@ -537,45 +420,6 @@ fn outlooks(ctx: &Ctx, model: &Model, stream: &Tensor) -> Vec<Outlook> {
     let [rows, _] = stream.dims();
     let outlook = |row| Outlook { logits: logits.row(row).to_vec(), hidden: hidden.row(row).to_vec() };
     (0..rows).map(outlook).collect()
-}
-
-/// Runs over a part of a prompt and tells the log-probabilities of the tokens behind its own, of which `scored` have been
-/// told. The result is the stream after its last token, `[1, D]`.
-fn score(
-    ctx: &Ctx,
-    model: &Model,
-    request: &Request,
-    part: &[u32],
-    cache: &mut Cache,
-    scored: &mut usize,
-    sink: &mut dyn Sink,
-) -> Result<Tensor, Error> {
-    let Request { prompt, prompt_logprobs, vocab_limit, .. } = request;
-    let n = prompt_logprobs.unwrap_or(0);
-    let (mut done, mut last) = (cache.len(), None);
-    model.extend_each(ctx, part, cache, Form::Direct, |stream| {
-        let [rows, _] = stream.dims();
-        // Nothing is told twice if the request made room for others and begins again.
-        let (from, to) = (done.max(*scored), (done + rows).min(prompt.len() - 1));
-        if from < to {
-            let stream = rows_from(ctx, &stream, from - done);
-            let logprobs = logprobs::of_rows(ctx, model, &stream, &prompt[from + 1..=to], *vocab_limit, n);
-            sink.send(Event::PromptLogprobs { first: from + 1, logprobs });
-            *scored = to;
-        }
-        done += rows;
-        last = Some(rows_from(ctx, &stream, rows - 1));
-        Ok(())
-    })?;
-    Ok(last.expect("a part has tokens"))
-}
-
-/// The rows of `x [R, D]` from `first` on.
-fn rows_from(ctx: &Ctx, x: &Tensor, first: usize) -> Tensor {
-    let [rows, d] = x.dims();
-    let mut rest = ctx.empty([rows - first, d]);
-    rest.data_mut().copy_from_slice(&x.data()[first * d..]);
-    rest
 }
 
 /// What was drawn for one answer in a step.
@@ -625,11 +469,6 @@ impl Job {
     fn knowable(&self) -> usize {
         let last = self.request.prompt.len() - 1;
         if self.request.prompt_logprobs.is_some() { self.scored.min(last) } else { last }
-    }
-
-    /// Whether no log-probabilities of the prompt are left to tell.
-    fn is_scored(&self) -> bool {
-        self.request.prompt_logprobs.is_none() || self.scored + 1 >= self.request.prompt.len()
     }
 
     /// The next token, if there is one, and why the answer ends with it or without it.

@@ -52,6 +52,11 @@ impl Prefixes {
         (path.last().copied(), path.into_iter().map(|id| self.node(id).block.clone()).collect())
     }
 
+    /// How many blocks that `tokens` begin with there are.
+    pub(crate) fn known(&self, salt: u64, tokens: &[u32]) -> usize {
+        self.path(salt, tokens).len()
+    }
+
     /// How many blocks that `tokens` begin with somebody uses.
     pub(crate) fn in_use_of(&self, salt: u64, tokens: &[u32]) -> usize {
         self.path(salt, tokens).into_iter().filter(|&id| self.node(id).users > 0).count()

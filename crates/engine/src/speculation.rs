@@ -25,7 +25,7 @@ const KEPT: u32 = 512;
 const SIZES: usize = 8;
 
 /// Proposals after which it is known how many of them are accepted,
-const ENOUGH: u64 = 64;
+const ENOUGH: u64 = 24;
 /// and the part of them below which they cannot pay: so much more is the most that they give.
 const HOPELESS: f64 = 0.05;
 
@@ -178,10 +178,10 @@ mod tests {
             }
             proposed
         };
-        assert_eq!(run(&mut gauge, 32, 100), 2);
+        assert_eq!(run(&mut gauge, 32, 100), 1);
         assert_eq!(run(&mut gauge, 8, KEPT as usize), 0, "steps of another size need not find it out");
         // When it has been left alone for long, it is tried again.
-        assert_eq!(run(&mut gauge, 8, 100), 8);
+        assert_eq!(run(&mut gauge, 8, 100), 3);
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Block {
         self.self_attn.new_cache(kind)
     }
 
-    /// New tokens of one sequence, appended to its cache; see [`Mla::prefill`].
+    /// New tokens of several sequences, appended to their caches; see [`Mla::prefill`].
     ///
     /// # Errors
     /// When an expert cannot be read.
@@ -123,11 +123,12 @@ impl Block {
         p: &Params,
         x: &Tensor,
         angles: &CosSin,
-        cache: &mut Latents,
+        rows: &[Range<usize>],
+        caches: &mut [&mut Latents],
         form: Form,
     ) -> Result<Tensor, ReadError> {
         let (n, _) = self.input_layernorm.forward(ctx, p, x);
-        let mut y = self.self_attn.prefill(ctx, p, &n, angles, cache, form);
+        let mut y = self.self_attn.prefill(ctx, p, &n, angles, rows, caches, form);
         drop(n);
         residual::add(ctx, &mut y, x);
         let (m, _) = self.post_attention_layernorm.forward(ctx, p, &y);
@@ -137,6 +138,20 @@ impl Block {
         };
         residual::add(ctx, &mut y, &f);
         Ok(y)
+    }
+
+    /// Appends to the caches what [`Block::prefill`] would, and makes nothing else of the tokens.
+    pub fn remember(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        x: &Tensor,
+        angles: &CosSin,
+        rows: &[Range<usize>],
+        caches: &mut [&mut Latents],
+    ) {
+        let (n, _) = self.input_layernorm.forward(ctx, p, x);
+        self.self_attn.remember(ctx, p, &n, angles, rows, caches);
     }
 
     /// New tokens of several sequences against their caches; see [`Mla::decode`].

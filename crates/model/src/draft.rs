@@ -11,7 +11,7 @@ use ops::mla_decode::Latents;
 use tensor::{Ctx, ReadError, Tensor};
 
 use crate::head;
-use crate::infer::{Cache, Form, rows_of};
+use crate::infer::rows_of;
 use crate::model::Model;
 
 /// What the first MTP layer knows of one sequence.
@@ -31,6 +31,19 @@ pub struct Following {
     pub position: usize,
 }
 
+/// New tokens of a prompt, as [`Model::tell_drafts`] takes them.
+#[derive(Debug)]
+pub struct Told<'a> {
+    /// Rows of the streams: those after the tokens.
+    pub rows: Range<usize>,
+    /// The tokens, one for each row.
+    pub ids: &'a [u32],
+    /// The position of the first of them.
+    pub position: usize,
+    /// Who is told.
+    pub draft: &'a mut Draft,
+}
+
 impl Model {
     /// A draft of an empty sequence, if there is an MTP layer.
     pub fn new_draft(&self) -> Option<Draft> {
@@ -38,41 +51,31 @@ impl Model {
         Some(Draft { latents: mtp.block.new_cache(self.cache_kind), hidden: None })
     }
 
-    /// [`Model::extend`] that tells a draft of the tokens.
-    ///
-    /// # Errors
-    /// When an expert cannot be read; the cache is then as it was, and the draft of no use.
+    /// Tells the drafts of several prompts of tokens that the main model has run over: `x [T, D]` are the streams after them.
     ///
     /// # Panics
-    /// When there are no tokens, or no MTP layer.
-    pub fn extend_with_draft(
-        &self,
-        ctx: &Ctx,
-        ids: &[u32],
-        cache: &mut Cache,
-        form: Form,
-        draft: &mut Draft,
-    ) -> Result<Tensor, ReadError> {
-        let (mut last, mut position, mut rest) = (None, cache.len(), ids);
-        self.extend_each(ctx, ids, cache, form, |x| {
-            let [t, d] = x.dims();
-            let hidden = self.hidden(ctx, &x);
-            // Each token goes with the hidden state of the one before it, which the first may not have.
-            let (known, first) = match draft.hidden.take() {
-                Some(before) => (stack(ctx, &before, &hidden, t - 1), 0),
-                None => (rows_of(ctx, &hidden, slice::from_ref(&(0..t - 1)), d), 1),
-            };
-            if first < t {
-                let positions: Vec<u32> = (position + first..position + t).map(|i| i as u32).collect();
-                let angles = self.table(ctx, &positions);
-                self.mtp[0].prefill(ctx, &self.params, &known, &rest[first..t], &angles, &mut draft.latents, form)?;
-            }
-            draft.hidden = Some(rows_of(ctx, &hidden, slice::from_ref(&(t - 1..t)), d));
-            last = Some(rows_of(ctx, &x, slice::from_ref(&(t - 1..t)), d));
-            (position, rest) = (position + t, &rest[t..]);
-            Ok(())
-        })?;
-        Ok(last.expect("there is a token"))
+    /// When there is no MTP layer.
+    pub fn tell_drafts(&self, ctx: &Ctx, x: &Tensor, told: &mut [Told<'_>]) {
+        let hidden = self.hidden(ctx, x);
+        let [_, d] = hidden.dims();
+        // Each token goes with the hidden state of the one before it, which the first of a prompt does not have.
+        let (mut before, mut ids, mut positions, mut rows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for Told { rows: of, ids: new, position, draft } in &mut *told {
+            let first = usize::from(draft.hidden.is_none());
+            let start = ids.len();
+            before.extend(draft.hidden.take().iter().flat_map(Tensor::data));
+            before.extend_from_slice(&hidden.data()[of.start * d..(of.end - 1) * d]);
+            ids.extend_from_slice(&new[first..]);
+            positions.extend((*position + first..*position + new.len()).map(|i| i as u32));
+            rows.push(start..ids.len());
+            draft.hidden = Some(rows_of(ctx, &hidden, slice::from_ref(&(of.end - 1..of.end)), d));
+        }
+        if ids.is_empty() {
+            return;
+        }
+        let (before, angles) = (Tensor::from_vec(before, [ids.len(), d]), self.table(ctx, &positions));
+        let mut caches: Vec<&mut Latents> = told.iter_mut().map(|told| &mut told.draft.latents).collect();
+        self.mtp[0].remember(ctx, &self.params, &before, &ids, &angles, &rows, &mut caches);
     }
 
     /// Hidden states `[T, D]` of streams `[T, D]`: what drafts and logits are made of.
@@ -114,15 +117,6 @@ impl Draft {
     pub fn block_bytes(&self) -> usize {
         self.latents.block_bytes()
     }
-}
-
-/// `a [1, D]` above the first `n` rows of `b`.
-fn stack(ctx: &Ctx, a: &Tensor, b: &Tensor, n: usize) -> Tensor {
-    let [_, d] = b.dims();
-    let mut both = ctx.empty([1 + n, d]);
-    both.data_mut()[..d].copy_from_slice(a.data());
-    both.data_mut()[d..].copy_from_slice(&b.data()[..n * d]);
-    both
 }
 
 /// The first of the largest numbers.

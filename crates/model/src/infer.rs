@@ -5,14 +5,16 @@ use std::slice;
 
 use ops::embedding;
 use ops::mla_decode::{BLOCK_TOKENS, Latents, SharedBlock};
+use ops::rope::CosSin;
 use tensor::{Ctx, ReadError, Tensor};
 
+use crate::block::Block;
 use crate::head;
 use crate::model::{Model, first_rows};
 use crate::recompute::Recompute;
 
-/// Tokens that prefill runs over at once.
-const CHUNK: usize = 2048;
+/// Tokens that prefill runs over at once, so that activations do not grow with the text.
+pub const PREFILL_CHUNK: usize = 2048;
 
 /// The cache of one sequence, over all main layers.
 #[derive(Clone, Debug)]
@@ -121,8 +123,7 @@ impl Model {
     /// The same, up to the stream after the last token, `[1, D]`, which [`Model::next_logits`] takes: where more of a prompt
     /// follows, nobody asks for logits.
     ///
-    /// Long texts go in chunks of 2,048 tokens, counted from the start of the call, so that activations do not grow with the
-    /// text.
+    /// Long texts go in chunks of [`PREFILL_CHUNK`], counted from the start of the call.
     ///
     /// # Errors
     /// When an expert cannot be read; the cache is then as it was.
@@ -156,30 +157,36 @@ impl Model {
     ) -> Result<(), ReadError> {
         assert!(!ids.is_empty(), "prefill needs at least one token");
         let before = cache.len;
-        for ids in ids.chunks(CHUNK) {
-            let done = self.prefill_chunk(ctx, ids, cache, form).and_then(&mut each);
+        for ids in ids.chunks(PREFILL_CHUNK) {
+            let done = self.prefill_streams(ctx, &[ids], &mut [&mut *cache], form).and_then(|(x, _)| each(x));
             done.inspect_err(|_| cache.truncate(before))?;
         }
         Ok(())
+    }
+
+    /// Appends the next tokens of several prompts, in direct form: one run over all of them, in which each expert gets the rows
+    /// of all. The result is the streams after all new tokens, `[T, D]`, and which rows of them are of each sequence; they do
+    /// not depend on which other sequences are there, nor on how a sequence's tokens are cut into calls. Activations grow with
+    /// the tokens: [`PREFILL_CHUNK`] at once are enough.
+    ///
+    /// # Errors
+    /// When an expert cannot be read; the caches are then as they were.
+    ///
+    /// # Panics
+    /// When a sequence has no new token.
+    pub fn extend_streams(
+        &self,
+        ctx: &Ctx,
+        tokens: &[&[u32]],
+        caches: &mut [&mut Cache],
+    ) -> Result<(Tensor, Vec<Range<usize>>), ReadError> {
+        self.prefill_streams(ctx, tokens, caches, Form::Direct)
     }
 
     /// Logits `[S, V]` of the stream `[S, D]`.
     pub fn next_logits(&self, ctx: &Ctx, x: &Tensor) -> Tensor {
         let (h, _) = self.norm.forward(ctx, &self.params, x);
         head::last_logits(ctx, &self.params, self.head, &h)
-    }
-
-    /// The stream after all tokens of `ids`, `[T, D]`.
-    fn prefill_chunk(&self, ctx: &Ctx, ids: &[u32], cache: &mut Cache, form: Form) -> Result<Tensor, ReadError> {
-        let p = &self.params;
-        let positions: Vec<u32> = (cache.len..cache.len + ids.len()).map(|i| i as u32).collect();
-        let angles = self.table(ctx, &positions);
-        let mut x = embedding::forward(ctx, ids, &p[self.embed]);
-        for (block, cache) in self.blocks.iter().zip(&mut cache.layers) {
-            x = block.prefill(ctx, p, &x, &angles, cache, form)?;
-        }
-        cache.len += ids.len();
-        Ok(x)
     }
 
     /// Appends new tokens to several sequences, in absorbed form. The result is the logits after each one's last new
@@ -211,11 +218,35 @@ impl Model {
         tokens: &[&[u32]],
         caches: &mut [&mut Cache],
     ) -> Result<(Tensor, Vec<Range<usize>>), ReadError> {
+        self.streams(ctx, tokens, caches, |block, x, angles, rows, caches| {
+            block.decode(ctx, &self.params, x, angles, rows, caches)
+        })
+    }
+
+    fn prefill_streams(
+        &self,
+        ctx: &Ctx,
+        tokens: &[&[u32]],
+        caches: &mut [&mut Cache],
+        form: Form,
+    ) -> Result<(Tensor, Vec<Range<usize>>), ReadError> {
+        self.streams(ctx, tokens, caches, |block, x, angles, rows, caches| {
+            block.prefill(ctx, &self.params, x, angles, rows, caches, form)
+        })
+    }
+
+    /// Appends new tokens to several sequences; `run(layer, x, angles, rows, caches)` is what each layer makes of the stream.
+    fn streams(
+        &self,
+        ctx: &Ctx,
+        tokens: &[&[u32]],
+        caches: &mut [&mut Cache],
+        run: impl Fn(&Block, &Tensor, &CosSin, &[Range<usize>], &mut [&mut Latents]) -> Result<Tensor, ReadError>,
+    ) -> Result<(Tensor, Vec<Range<usize>>), ReadError> {
         assert!(
             tokens.len() == caches.len() && tokens.iter().all(|t| !t.is_empty()),
-            "decode needs a token a sequence"
+            "every sequence needs a new token"
         );
-        let p = &self.params;
         let mut rows: Vec<Range<usize>> = Vec::with_capacity(tokens.len());
         let mut positions: Vec<u32> = Vec::new();
         for (tokens, cache) in tokens.iter().zip(caches.iter()) {
@@ -223,10 +254,10 @@ impl Model {
             positions.extend((cache.len..cache.len + tokens.len()).map(|i| i as u32));
         }
         let angles = self.table(ctx, &positions);
-        let mut x = embedding::forward(ctx, &tokens.concat(), &p[self.embed]);
+        let mut x = embedding::forward(ctx, &tokens.concat(), &self.params[self.embed]);
         for (layer, block) in self.blocks.iter().enumerate() {
             let mut layer_caches: Vec<&mut Latents> = caches.iter_mut().map(|c| &mut c.layers[layer]).collect();
-            let result = block.decode(ctx, p, &x, &angles, &rows, &mut layer_caches);
+            let result = run(block, &x, &angles, &rows, &mut layer_caches);
             x = result.inspect_err(|_| caches.iter_mut().for_each(|cache| cache.truncate(cache.len)))?;
         }
         for (tokens, cache) in tokens.iter().zip(caches.iter_mut()) {

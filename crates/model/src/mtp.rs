@@ -19,7 +19,6 @@ use crate::attention::mla::Sequences;
 use crate::block::{self, Block};
 use crate::ffn::moe::Balance;
 use crate::grads::{Sink, WeightGrad};
-use crate::infer::Form;
 use crate::linear::{Linear, Norm};
 use crate::names;
 use crate::params::{Builder, ParamId, Params};
@@ -86,27 +85,23 @@ impl Mtp {
         (y, Saved { ids: Arc::new(ids), e, norm_e, h, norm_h, z, block, x, norm_x })
     }
 
-    /// What the layer makes of `h` and `ids`, which are as in [`Mtp::forward`] and come after those of one cache. The result
-    /// is `[T, D]`, before `shared_head.norm`.
-    ///
-    /// # Errors
-    /// When an expert cannot be read.
-    pub(crate) fn prefill(
+    /// Appends to the caches what later tokens need of `h` and `ids`, which are as in [`Mtp::forward`], rows `rows[i]` being
+    /// those of sequence `i`. What the layer would say after them is not computed.
+    pub(crate) fn remember(
         &self,
         ctx: &Ctx,
         p: &Params,
         h: &Tensor,
         ids: &[u32],
         angles: &CosSin,
-        cache: &mut Latents,
-        form: Form,
-    ) -> Result<Tensor, ReadError> {
+        rows: &[Range<usize>],
+        caches: &mut [&mut Latents],
+    ) {
         let z = self.joined(ctx, p, h, ids);
-        self.block.prefill(ctx, p, &self.eh_proj.forward(ctx, p, &z), angles, cache, form)
+        self.block.remember(ctx, p, &self.eh_proj.forward(ctx, p, &z), angles, rows, caches);
     }
 
-    /// The same for a step of decoding several sequences, rows `rows[i]` being those of sequence `i`; the result is after
-    /// `shared_head.norm`.
+    /// A step of decoding several sequences; the result is `[T, D]`, after `shared_head.norm`.
     ///
     /// # Errors
     /// When an expert cannot be read.

@@ -1,7 +1,7 @@
 //! What must not change a result: threads, batch, recomputation, when weight gradients run, how a text is cut.
 
 use config::{ModelConfig, presets};
-use model::{Batch, Cache, Deferred, Gradients, Model, Outcome, Recompute, Scales};
+use model::{Batch, Cache, Deferred, Draft, Following, Form, Gradients, Model, Outcome, Recompute, Scales, Told};
 use serde_json::json;
 use tensor::{Ctx, Level, Rng};
 use testkit::{Golden, max_abs, max_difference};
@@ -201,6 +201,51 @@ fn a_sequence_decodes_alone_as_among_others() {
     let together = model.decode(&ctx, &next, &mut caches.iter_mut().collect::<Vec<_>>()).unwrap();
     for (i, cache) in alone.iter_mut().enumerate() {
         assert_eq!(model.decode(&ctx, &[&[5]], &mut [cache]).unwrap().data(), together.row(i), "sequence {i}");
+    }
+}
+
+/// Prompts that are run over together, in parts, one of a single token among them.
+#[test]
+fn prompts_are_alone_as_together() {
+    let ctx = Ctx::new(2).unwrap();
+    let model = Golden::named("base").model();
+    let texts: Vec<Vec<u32>> = [1, 70, 9, 33].map(|n| ids(n, model.config.vocab_size)).to_vec();
+    let mut caches: Vec<Cache> = texts.iter().map(|_| model.new_cache()).collect();
+    let mut drafts: Vec<Draft> = texts.iter().map(|_| model.new_draft().unwrap()).collect();
+    let (mut alone, mut drafts_alone) = (caches.clone(), drafts.clone());
+    // The second run goes on with those that are left.
+    for part in [0..20, 20..200] {
+        let parts: Vec<usize> = (0..texts.len()).filter(|&i| texts[i].len() > part.start).collect();
+        let tokens: Vec<&[u32]> = parts.iter().map(|&i| &texts[i][part.start..part.end.min(texts[i].len())]).collect();
+        let of_parts = |i: &usize| parts.contains(i);
+        let mut going: Vec<&mut Cache> =
+            caches.iter_mut().enumerate().filter(|(i, _)| of_parts(i)).map(|(_, cache)| cache).collect();
+        let (streams, rows) = model.extend_streams(&ctx, &tokens, &mut going).unwrap();
+        let mut told: Vec<Told<'_>> = Vec::new();
+        for (p, (i, draft)) in drafts.iter_mut().enumerate().filter(|(i, _)| of_parts(i)).enumerate() {
+            let (stream, _) = model.extend_streams(&ctx, &[tokens[p]], &mut [&mut alone[i]]).unwrap();
+            let [_, d] = stream.dims();
+            let together = &streams.data()[rows[p].start * d..rows[p].end * d];
+            assert_eq!(stream.data(), together, "text {i} from {} on", part.start);
+            let (position, ids) = (part.start, tokens[p]);
+            told.push(Told { rows: rows[p].clone(), ids, position, draft });
+            let draft = &mut drafts_alone[i];
+            model.tell_drafts(&ctx, &stream, &mut [Told { rows: 0..ids.len(), ids, position, draft }]);
+        }
+        model.tell_drafts(&ctx, &streams, &mut told);
+    }
+    let x = model.extend(&ctx, &[3], &mut model.new_cache(), Form::Direct).unwrap();
+    let hidden = model.hidden(&ctx, &x);
+    for (i, text) in texts.iter().enumerate() {
+        let following = [Following { rows: 0..1, position: text.len() }];
+        for id in 0..16 {
+            let said =
+                |draft: &Draft| model.propose(&ctx, &hidden, &[id], &following, &mut [&mut draft.clone()]).unwrap();
+            assert_eq!(said(&drafts[i]), said(&drafts_alone[i]), "text {i}");
+        }
+        let next: [&[u32]; 1] = [&[5]];
+        let after = model.decode(&ctx, &next, &mut [&mut caches[i]]).unwrap();
+        assert_eq!(after.data(), model.decode(&ctx, &next, &mut [&mut alone[i]]).unwrap().data(), "text {i}");
     }
 }
 

@@ -194,32 +194,59 @@ impl Mla {
         Latents::new(kind, self.kv_lora_rank, self.dims.dr)
     }
 
-    /// New tokens of one sequence against its cache, to which they are appended; `x` is `[T, D]`, normalised.
+    /// New tokens of several sequences against their caches, to which they are appended; `x` is `[T, D]`, normalised, the rows
+    /// of sequence `i` being `rows[i]`, one after the other.
     ///
-    /// For the direct form keys and values of the whole sequence are made of its latents again.
+    /// For the direct form keys and values of the whole sequences are made of their latents again.
     pub fn prefill(
         &self,
         ctx: &Ctx,
         p: &Params,
         x: &Tensor,
         angles: &rope::CosSin,
-        cache: &mut Latents,
+        rows: &[Range<usize>],
+        caches: &mut [&mut Latents],
         form: Form,
     ) -> Tensor {
-        let [t, _] = x.dims();
         let (q, _) = self.queries(ctx, p, x, angles, Recompute::ALL);
         let (latent, _, _, rope_key) = self.latents(ctx, p, x, angles);
-        let first = cache.len();
-        cache.append(ctx, latent.data(), rope_key.data());
-        let o = if form == Form::Cheapest && first > 0 && t < self.direct_from() {
-            self.absorbed(ctx, p, &q, &[mla_decode::Query { cache, rows: 0..t, first_position: first }])
+        let first_positions = append(ctx, &latent, &rope_key, rows, caches);
+        let is_short = |(rows, &first): (&Range<usize>, &usize)| first > 0 && rows.len() < self.direct_from();
+        let o = if form == Form::Cheapest && rows.iter().zip(&first_positions).all(is_short) {
+            self.absorbed(ctx, p, &q, &queries_of(rows, caches, &first_positions))
         } else {
-            let keys = first + t;
+            let (mut q_offsets, mut k_offsets) = (vec![0], vec![0]);
+            for (rows, cache) in rows.iter().zip(caches.iter()) {
+                q_offsets.push(rows.end);
+                k_offsets.push(k_offsets[k_offsets.len() - 1] + cache.len());
+            }
+            let keys = k_offsets[k_offsets.len() - 1];
             let (mut latent, mut rope_key) = (ctx.empty([keys, self.kv_lora_rank]), ctx.empty([keys, self.dims.dr]));
-            cache.read(ctx, 0..keys, latent.data_mut(), rope_key.data_mut());
-            self.direct(ctx, p, &q, &latent, &rope_key, EXPANDED_BYTES)
+            for (cache, keys) in caches.iter().zip(k_offsets.windows(2)) {
+                let (c, r) = (
+                    keys[0] * self.kv_lora_rank..keys[1] * self.kv_lora_rank,
+                    keys[0] * self.dims.dr..keys[1] * self.dims.dr,
+                );
+                cache.read(ctx, 0..cache.len(), &mut latent.data_mut()[c], &mut rope_key.data_mut()[r]);
+            }
+            let chunks = mla_attention::Chunks { q_offsets: &q_offsets, k_offsets: &k_offsets };
+            self.direct(ctx, p, &q, &latent, &rope_key, chunks, EXPANDED_BYTES)
         };
         self.o_proj.forward(ctx, p, &o)
+    }
+
+    /// Appends to the caches what [`Mla::prefill`] would, bit for bit, and computes nothing else.
+    pub fn remember(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        x: &Tensor,
+        angles: &rope::CosSin,
+        rows: &[Range<usize>],
+        caches: &mut [&mut Latents],
+    ) {
+        let (latent, _, _, rope_key) = self.latents(ctx, p, x, angles);
+        append(ctx, &latent, &rope_key, rows, caches);
     }
 
     /// New tokens of several sequences against their caches, in absorbed form; `x` is `[T, D]`, normalised, the rows of
@@ -246,18 +273,8 @@ impl Mla {
         };
         self.rotate_queries(ctx, &mut q, angles);
         let (latent, _, _, rope_key) = self.split_latents(ctx, p, &a, angles);
-        let first_positions: Vec<usize> = caches.iter().map(|cache| cache.len()).collect();
-        for (cache, rows) in caches.iter_mut().zip(rows) {
-            let (c, r) = (part(&latent, rows), part(&rope_key, rows));
-            cache.append(ctx, c, r);
-        }
-        let queries: Vec<mla_decode::Query<'_>> = caches
-            .iter()
-            .zip(rows)
-            .zip(first_positions)
-            .map(|((cache, rows), first_position)| mla_decode::Query { cache, rows: rows.clone(), first_position })
-            .collect();
-        let o = self.absorbed(ctx, p, &q, &queries);
+        let first_positions = append(ctx, &latent, &rope_key, rows, caches);
+        let o = self.absorbed(ctx, p, &q, &queries_of(rows, caches, &first_positions));
         self.o_proj.decode(ctx, p, &o)
     }
 
@@ -273,8 +290,8 @@ impl Mla {
         }
     }
 
-    /// `o [T, H dv]` of rotated queries `q [T, H (dn + dr)]`, which are the last of the tokens that `latent [S, rk]` and
-    /// `rope_key [S, dr]` are of. Keys and values are there for some heads at a time, as many as fit `expanded_bytes`, but
+    /// `o [T, H dv]` of rotated queries `q [T, H (dn + dr)]`, those of each sequence being the last of the tokens of it that
+    /// `latent [S, rk]` and `rope_key [S, dr]` are of. Keys and values are there for some heads at a time, as many as fit `expanded_bytes`, but
     /// at least one: those of all 128 heads of the published model would take 16 GiB at 128K tokens.
     fn direct(
         &self,
@@ -283,11 +300,11 @@ impl Mla {
         q: &Tensor,
         latent: &Tensor,
         rope_key: &Tensor,
+        chunks: mla_attention::Chunks<'_>,
         expanded_bytes: usize,
     ) -> Tensor {
         let mla_attention::Dims { heads, dn, dv, .. } = self.dims;
         let ([t, _], [keys, _]) = (q.dims(), latent.dims());
-        let chunks = mla_attention::Chunks { q_offsets: &[0, t], k_offsets: &[0, keys] };
         let wave = (expanded_bytes / (keys * (dn + dv) * size_of::<f32>()).max(1)).max(1);
         let mut o = ctx.empty([t, heads * dv]);
         for first in (0..heads).step_by(wave) {
@@ -405,6 +422,35 @@ enum Latent {
     Query { q_a: Tensor, norm: rms_norm::Saved, cq: Tensor },
 }
 
+/// Appends the rows of each sequence to its cache. The result is where each begins.
+fn append(
+    ctx: &Ctx,
+    latent: &Tensor,
+    rope_key: &Tensor,
+    rows: &[Range<usize>],
+    caches: &mut [&mut Latents],
+) -> Vec<usize> {
+    let first_positions = caches.iter().map(|cache| cache.len()).collect();
+    for (cache, rows) in caches.iter_mut().zip(rows) {
+        cache.append(ctx, part(latent, rows), part(rope_key, rows));
+    }
+    first_positions
+}
+
+/// The rows of each sequence as queries against its cache.
+fn queries_of<'a>(
+    rows: &[Range<usize>],
+    caches: &'a [&mut Latents],
+    first_positions: &[usize],
+) -> Vec<mla_decode::Query<'a>> {
+    let query = |((cache, rows), &first_position): ((&'a &mut Latents, &Range<usize>), &usize)| mla_decode::Query {
+        cache,
+        rows: rows.clone(),
+        first_position,
+    };
+    caches.iter().zip(rows).zip(first_positions).map(query).collect()
+}
+
 /// Some rows of `x`.
 fn part<'a>(x: &'a Tensor, rows: &Range<usize>) -> &'a [f32] {
     let [_, width] = x.dims();
@@ -428,7 +474,8 @@ mod tests {
             Tensor::from_vec((0..rows * width).map(at).collect(), [rows, width])
         };
         let (q, latent, rope_key) = (values(9, heads * (dn + dr)), values(30, mla.kv_lora_rank), values(30, dr));
-        let direct = |bytes| mla.direct(&ctx, &model.params, &q, &latent, &rope_key, bytes);
+        let chunks = mla_attention::Chunks { q_offsets: &[0, 9], k_offsets: &[0, 30] };
+        let direct = |bytes| mla.direct(&ctx, &model.params, &q, &latent, &rope_key, chunks, bytes);
         let want = direct(usize::MAX);
         for heads_at_once in [1, 3] {
             let bytes = heads_at_once * 30 * (dn + dv) * 4;

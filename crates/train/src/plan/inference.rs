@@ -2,7 +2,7 @@
 
 use config::ModelConfig;
 use config::counts::{DecodeBytes, PartBytes};
-use model::CacheKind;
+use model::{CacheKind, PREFILL_CHUNK};
 use ops::Precision;
 use ops::mla_decode::Latents;
 use serde::Serialize;
@@ -11,9 +11,6 @@ use super::ledger::Ledger;
 use super::shapes::Sizes;
 use super::walk::Walk;
 use super::{PROGRAM_BYTES, pairs, thread_bytes};
-
-/// Tokens that prefill runs over at once, as the model cuts prompts.
-const CHUNK: u64 = 2048;
 
 /// A tokenizer's tables for each of its ids; measured with 129,280 of them.
 const TOKENIZER_BYTES_PER_ID: u64 = 250;
@@ -81,7 +78,7 @@ impl Inference {
         let moe = (0..config.num_hidden_layers).map(|layer| config.is_moe(layer)).collect();
         let mut ledger = Ledger::default();
         Walk { sizes, again: model::Recompute::ALL, moe, mtp: 0, pairs: pairs(), ledger: &mut ledger }
-            .prefill(context.min(CHUNK) as usize, context as usize);
+            .prefill(context.min(PREFILL_CHUNK as u64) as usize, context as usize);
         let workspace = ledger.touched_bytes() + 4 * batch * config.vocab_size as u64;
         let threads = threads as u64 * thread_bytes(&sizes);
         let program = PROGRAM_BYTES + TOKENIZER_BYTES_PER_ID * config.vocab_size as u64;
