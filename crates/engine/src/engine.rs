@@ -74,10 +74,17 @@ struct Running {
     proposal: Option<u32>,
 }
 
-/// What the model says after a token.
+/// What the model says after a token: a row of what it says after several.
 struct Outlook {
-    logits: Vec<f32>,
-    hidden: Vec<f32>,
+    all: Arc<Outlooks>,
+    row: usize,
+}
+
+struct Outlooks {
+    /// `[R, V]`.
+    logits: Tensor,
+    /// `[R, D]`.
+    hidden: Tensor,
 }
 
 enum Phase {
@@ -416,10 +423,9 @@ impl Running {
 
 /// What follows each row of a stream `[R, D]`.
 fn outlooks(ctx: &Ctx, model: &Model, stream: &Tensor) -> Vec<Outlook> {
-    let (logits, hidden) = (model.next_logits(ctx, stream), model.hidden(ctx, stream));
+    let all = Arc::new(Outlooks { logits: model.next_logits(ctx, stream), hidden: model.hidden(ctx, stream) });
     let [rows, _] = stream.dims();
-    let outlook = |row| Outlook { logits: logits.row(row).to_vec(), hidden: hidden.row(row).to_vec() };
-    (0..rows).map(outlook).collect()
+    (0..rows).map(|row| Outlook { all: all.clone(), row }).collect()
 }
 
 /// What was drawn for one answer in a step.
@@ -436,8 +442,8 @@ impl Running {
         let Self { job, cache, phase, fresh, proposal, .. } = self;
         let Phase::Answer(outlooks) = phase else { return };
         let mut proposal = proposal.take();
-        for Outlook { logits, hidden } in std::mem::take(outlooks) {
-            let (id, finish) = match job.draw(ctx, &logits, limit) {
+        for Outlook { all, row } in std::mem::take(outlooks) {
+            let (id, finish) = match job.draw(ctx, all.logits.row(row), limit) {
                 Ok(drawn) => drawn,
                 Err(error) => {
                     *phase = Phase::Ended(Err(error));
@@ -450,7 +456,7 @@ impl Running {
                 break;
             }
             let Some(id) = id else { unreachable!("an answer goes on with a token") };
-            fresh.push((id, hidden));
+            fresh.push((id, all.hidden.row(row).to_vec()));
             if let Some(proposal) = proposal.take() {
                 draws.proposed += 1;
                 if proposal != id {

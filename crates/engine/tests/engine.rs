@@ -218,6 +218,22 @@ fn a_known_prompt_is_run_over_but_for_its_last_block() {
     assert_eq!(cached(&mut engine, &whole), 128, "the last token's logits are wanted");
 }
 
+/// Requests that come together with the same prompt, as the answers of one with `n` do, are no reason to run over it more than
+/// once, though prompts of a step are run over together.
+#[test]
+fn a_prompt_that_several_bring_is_run_over_once() {
+    let ctx = ctx();
+    for prefill_tokens in [50, 512] {
+        let mut engine = Engine::new(&ctx, model(), Limits { prefill_tokens, ..Limits::default() });
+        let other = Request::new(ids(100, 2), 1);
+        let same = Request::new(ids(200, 1), 1);
+        let ends = answers(&mut engine, &[other, same.clone(), same.clone(), same]);
+        let cached: Vec<usize> = ends.iter().map(|(_, end)| end.usage.cached).collect();
+        assert_eq!(cached, [0, 0, 192, 192], "{prefill_tokens} tokens a step");
+        assert_eq!(engine.stats().prompt_tokens, 100 + 200 + 8 + 8);
+    }
+}
+
 #[test]
 fn an_answer_ends_for_its_own_reason() {
     let ctx = ctx();
