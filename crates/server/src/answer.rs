@@ -182,7 +182,8 @@ async fn answer(
 ) {
     let Events { receiver: mut events, is_lost } = events;
     let deadline = tokio::time::Instant::from_std(ask.deadline);
-    let mut assembler = Assembler::new(&served.tokenizer, served.format, ask.reading, &ask.drawing.stop);
+    let mut assembler = Assembler::new(&served.tokenizer, served.format, ask.reading, &ask.drawing.stop)
+        .with_min_tokens(ask.drawing.min_tokens);
     let mut usage = Usage { prompt: ask.prompt.len(), ..Usage::default() };
     let (submitted, mut queue, mut first_token, mut last_token) = (Instant::now(), Duration::ZERO, None, None);
     let ended = loop {

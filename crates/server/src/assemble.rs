@@ -49,6 +49,8 @@ pub(crate) struct Assembler<'t> {
     in_reasoning: bool,
     /// Tokens so far.
     drawn: usize,
+    /// Tokens before which no stop string ends it.
+    min_tokens: usize,
     one_call: bool,
     read: Read,
     ended: bool,
@@ -86,10 +88,16 @@ impl<'t> Assembler<'t> {
             unread: Vec::new(),
             in_reasoning,
             drawn: 0,
+            min_tokens: 0,
             one_call,
             read: Read::default(),
             ended: false,
         }
+    }
+
+    /// The same for an answer that no stop string ends before it has so many tokens: what is said until then is not searched.
+    pub(crate) fn with_min_tokens(self, min_tokens: usize) -> Self {
+        Self { min_tokens, ..self }
     }
 
     /// What a token adds. Nothing may follow once [`Self::has_ended`].
@@ -158,7 +166,7 @@ impl<'t> Assembler<'t> {
 
     /// Holds content back that may begin a stop string.
     fn close(&mut self, mut delta: Delta) -> Delta {
-        if !delta.content.is_empty() {
+        if !delta.content.is_empty() && self.drawn >= self.min_tokens {
             delta.content = self.until.push(&delta.content);
             self.ended |= self.until.has_stopped();
         }

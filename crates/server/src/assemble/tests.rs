@@ -159,6 +159,26 @@ fn a_stop_string_ends_an_answer_wherever_its_pieces_are_cut() {
 }
 
 #[test]
+fn no_stop_string_ends_an_answer_that_is_too_short() {
+    let tokenizer = Tokenizer::from_bytes(TOKENIZER).unwrap();
+    let ids = tokenizer.encode("one END two END three");
+    let begin = (1..=ids.len()).find(|&n| tokenizer.decode(&ids[..n], true).contains('E')).unwrap();
+    let cases = [(0, "one "), (begin, "one "), (begin + 1, "one END two "), (99, "one END two END three")];
+    for (min_tokens, want) in cases {
+        let mut assembler = Assembler::new(&tokenizer, ChatFormat::ALL[0], Reading::Text, &["END".to_owned()])
+            .with_min_tokens(min_tokens);
+        let mut said = String::new();
+        for &id in &ids {
+            if !assembler.has_ended() {
+                said += &assembler.push(Drawn { id, logprobs: None }).content;
+            }
+        }
+        said += &assembler.finish().0.content;
+        assert_eq!(said, want, "at least {min_tokens} of {} tokens", ids.len());
+    }
+}
+
+#[test]
 fn whoever_wants_one_call_gets_the_first() {
     let tokenizer = Tokenizer::from_bytes(TOKENIZER).unwrap();
     for index in 0..ANSWERS {
