@@ -7,8 +7,10 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -308,6 +310,34 @@ class Askers:
         for thread in self.threads:
             thread.join(60)
         return self.heard
+
+
+def test_a_log_that_nobody_reads_holds_nothing_up(hadal, models):
+    """A pipe takes 64 KiB; behind it lines wait, and then they are lost, and the end says how many."""
+    command = [str(hadal), "serve", "--model", str(models()), "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        url = re.search(r"on (http://\S+)", process.stderr.readline().decode()).group(1)
+        until("ready", lambda: ask(url, "/readyz").status == 200)
+        client = Client(url)
+        for _ in range(ASKED := 9500):
+            assert client.ask("/v1/completions", {}).status == 400
+        assert client.ask("/readyz").status == 200
+        read = []
+        reader = threading.Thread(target=lambda: read.extend(process.stderr))
+        reader.start()
+        until("the log is read", lambda: len(read) > 8192)
+        process.terminate()
+        assert process.wait(30) == 0
+        reader.join(30)
+    finally:
+        process.kill()
+        process.wait()
+    refused = [line for line in read if b"/v1/completions" in line]
+    assert 8192 < len(refused) < ASKED
+    assert [int(found.group(1)) for line in read if (found := re.search(rb"are lost lines=(\d+)", line))] == [
+        ASKED - len(refused)
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ impl Model {
             ids.extend_from_slice(&new[first..]);
             positions.extend((*position + first..*position + new.len()).map(|i| i as u32));
             rows.push(start..ids.len());
-            draft.hidden = Some(rows_of(ctx, &hidden, slice::from_ref(&(of.end - 1..of.end)), d));
+            draft.hidden = Some(rows_of(ctx, &hidden, slice::from_ref(&(of.end - 1..of.end))));
         }
         if ids.is_empty() {
             return;
@@ -105,9 +105,8 @@ impl Model {
         let angles = self.table(ctx, &positions);
         let mut caches: Vec<&mut Latents> = drafts.iter_mut().map(|draft| &mut draft.latents).collect();
         let y = self.mtp[0].decode(ctx, &self.params, hidden, ids, &angles, &rows, &mut caches)?;
-        let [_, d] = y.dims();
         let last: Vec<Range<usize>> = rows.iter().map(|rows| rows.end - 1..rows.end).collect();
-        let logits = head::last_logits(ctx, &self.params, self.head, &rows_of(ctx, &y, &last, d));
+        let logits = head::last_logits(ctx, &self.params, self.head, &rows_of(ctx, &y, &last));
         Ok((0..rows.len()).map(|i| largest(logits.row(i))).collect())
     }
 }

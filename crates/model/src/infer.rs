@@ -133,8 +133,8 @@ impl Model {
     pub fn extend(&self, ctx: &Ctx, ids: &[u32], cache: &mut Cache, form: Form) -> Result<Tensor, ReadError> {
         let mut last = None;
         self.extend_each(ctx, ids, cache, form, |x| {
-            let [t, d] = x.dims();
-            last = Some(rows_of(ctx, &x, slice::from_ref(&(t - 1..t)), d));
+            let [t, _] = x.dims();
+            last = Some(rows_of(ctx, &x, slice::from_ref(&(t - 1..t))));
             Ok(())
         })?;
         Ok(last.expect("there is a token"))
@@ -200,9 +200,8 @@ impl Model {
     /// When a sequence has no new token.
     pub fn decode(&self, ctx: &Ctx, tokens: &[&[u32]], caches: &mut [&mut Cache]) -> Result<Tensor, ReadError> {
         let (x, rows) = self.decode_streams(ctx, tokens, caches)?;
-        let [_, d] = x.dims();
         let last: Vec<Range<usize>> = rows.iter().map(|rows| rows.end - 1..rows.end).collect();
-        Ok(self.next_logits(ctx, &rows_of(ctx, &x, &last, d)))
+        Ok(self.next_logits(ctx, &rows_of(ctx, &x, &last)))
     }
 
     /// The same, up to the streams after all new tokens, `[T, D]`, and which rows of them are of each sequence.
@@ -268,7 +267,11 @@ impl Model {
 }
 
 /// Some rows of `x [T, D]`, one below the other.
-pub(crate) fn rows_of(ctx: &Ctx, x: &Tensor, ranges: &[Range<usize>], d: usize) -> Tensor {
+///
+/// # Panics
+/// When there are no such rows.
+pub fn rows_of(ctx: &Ctx, x: &Tensor, ranges: &[Range<usize>]) -> Tensor {
+    let [_, d] = x.dims();
     let mut rows = ctx.empty([ranges.iter().map(ExactSizeIterator::len).sum(), d]);
     let mut rest = rows.data_mut();
     for range in ranges {

@@ -23,7 +23,7 @@ pub use ops::mla_decode::{BLOCK_TOKENS, CacheKind};
 
 pub use draft::{Draft, Following, Told};
 pub use grads::{Deferred, Gradients, Sink, WeightGrad};
-pub use infer::{Cache, CacheBlock, Form, PREFILL_CHUNK, Trace};
+pub use infer::{Cache, CacheBlock, Form, PREFILL_CHUNK, Trace, rows_of};
 pub use model::{Batch, IGNORE, Model, Outcome, Scales};
 pub use params::{Kind, Param, ParamId, Params, Part};
 pub use recompute::Recompute;

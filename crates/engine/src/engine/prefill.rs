@@ -1,9 +1,10 @@
 //! Running over prompts: which parts of them a step takes, and one run over all of these parts.
 
 use std::ops::Range;
+use std::slice;
 use std::time::Instant;
 
-use model::{BLOCK_TOKENS, Model, PREFILL_CHUNK, Told};
+use model::{BLOCK_TOKENS, Model, PREFILL_CHUNK, Told, rows_of};
 use tensor::{Ctx, Tensor};
 
 use super::{Engine, Job, Outlook, Phase, Running, outlooks};
@@ -137,9 +138,10 @@ impl Engine<'_> {
         let (part, is_last) = (&job.answer[said..said + n], said + n == job.answer.len());
         let begun = Instant::now();
         // In the form that they had before, so that they have the same bits.
-        let outlook = model
-            .decode_streams(ctx, &[part], &mut [cache])
-            .map(|(streams, _)| is_last.then(|| outlooks(ctx, model, &rows_of(ctx, &streams, &[n - 1..n])).remove(0)));
+        let outlook = model.decode_streams(ctx, &[part], &mut [cache]).map(|(streams, _)| {
+            let last = rows_of(ctx, &streams, slice::from_ref(&(n - 1..n)));
+            is_last.then(|| outlooks(ctx, model, &last).remove(0))
+        });
         self.stats.model_seconds += begun.elapsed().as_secs_f64();
         phase.goes_on(outlook.map_err(Error::from));
     }
@@ -198,23 +200,11 @@ impl Job {
         let Request { prompt, prompt_logprobs: Some(n), vocab_limit, .. } = &self.request else { return };
         let (from, to) = (position.max(self.scored), (position + rows.len()).min(prompt.len() - 1));
         if from < to {
-            let streams = rows_of(ctx, streams, &[rows.start + from - position..rows.start + to - position]);
+            let rows = rows.start + from - position..rows.start + to - position;
+            let streams = rows_of(ctx, streams, slice::from_ref(&rows));
             let logprobs = logprobs::of_rows(ctx, model, &streams, &prompt[from + 1..=to], *vocab_limit, *n);
             self.sink.send(Event::PromptLogprobs { first: from + 1, logprobs });
             self.scored = to;
         }
     }
-}
-
-/// Some rows of `x [R, D]`, one below the other.
-fn rows_of(ctx: &Ctx, x: &Tensor, ranges: &[Range<usize>]) -> Tensor {
-    let [_, d] = x.dims();
-    let mut rows = ctx.empty([ranges.iter().map(ExactSizeIterator::len).sum(), d]);
-    let mut rest = rows.data_mut();
-    for range in ranges {
-        let (to, after) = rest.split_at_mut(range.len() * d);
-        to.copy_from_slice(&x.data()[range.start * d..range.end * d]);
-        rest = after;
-    }
-    rows
 }

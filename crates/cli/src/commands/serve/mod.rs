@@ -48,7 +48,7 @@ pub(crate) fn run(threads: Threads, args: &Serve) -> Result<ExitCode> {
         ))
         .into());
     }
-    log::start(args.log);
+    let _log = log::start(args.log);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
         .enable_all()
