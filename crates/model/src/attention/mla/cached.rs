@@ -1,6 +1,7 @@
 //! Attention against a cache of latents: prompts in direct form, decoding in the absorbed one.
 
 use std::ops::Range;
+use std::slice;
 
 use ops::mla_decode::Latents;
 use ops::{mla_attention, mla_decode, rope};
@@ -8,7 +9,7 @@ use tensor::{Ctx, Tensor};
 
 use super::{Mla, Query};
 use crate::CacheKind;
-use crate::infer::Form;
+use crate::infer::{Form, rows_of};
 use crate::linear;
 use crate::params::Params;
 use crate::recompute::Recompute;
@@ -16,6 +17,9 @@ use crate::recompute::Recompute;
 /// Keys and values that prefill expands at a time. Up to some thousand tokens this is all heads, and beyond them a head has
 /// work for many threads.
 const EXPANDED_BYTES: usize = 512 << 20;
+
+/// Latents that prefill reads back of several sequences at a time; those of one may take more.
+const READ_BYTES: usize = 64 << 20;
 
 impl Mla {
     /// An empty cache: `c [rk]` and `r [dr]` a token, what later tokens need of earlier ones.
@@ -44,22 +48,7 @@ impl Mla {
         let o = if form == Form::Cheapest && rows.iter().zip(&first_positions).all(is_short) {
             self.absorbed(ctx, p, &q, &queries_of(rows, caches, &first_positions))
         } else {
-            let (mut q_offsets, mut k_offsets) = (vec![0], vec![0]);
-            for (rows, cache) in rows.iter().zip(caches.iter()) {
-                q_offsets.push(rows.end);
-                k_offsets.push(k_offsets[k_offsets.len() - 1] + cache.len());
-            }
-            let keys = k_offsets[k_offsets.len() - 1];
-            let (mut latent, mut rope_key) = (ctx.empty([keys, self.kv_lora_rank]), ctx.empty([keys, self.dims.dr]));
-            for (cache, keys) in caches.iter().zip(k_offsets.windows(2)) {
-                let (c, r) = (
-                    keys[0] * self.kv_lora_rank..keys[1] * self.kv_lora_rank,
-                    keys[0] * self.dims.dr..keys[1] * self.dims.dr,
-                );
-                cache.read(ctx, 0..cache.len(), &mut latent.data_mut()[c], &mut rope_key.data_mut()[r]);
-            }
-            let chunks = mla_attention::Chunks { q_offsets: &q_offsets, k_offsets: &k_offsets };
-            self.direct(ctx, p, &q, &latent, &rope_key, chunks, EXPANDED_BYTES)
+            self.read_back(ctx, p, &q, rows, caches, READ_BYTES)
         };
         self.o_proj.forward(ctx, p, &o)
     }
@@ -117,6 +106,49 @@ impl Mla {
             None | Some(0) => usize::MAX,
             Some(saved) => ((dn + dv) * rk).div_ceil(saved),
         }
+    }
+
+    /// `o [T, H dv]` of rotated queries `q [T, H (dn + dr)]` of some sequences, against the latents that their caches hold: of as
+    /// many of them at a time as have `read_bytes` of latents, but of at least one.
+    fn read_back(
+        &self,
+        ctx: &Ctx,
+        p: &Params,
+        q: &Tensor,
+        rows: &[Range<usize>],
+        caches: &[&mut Latents],
+        read_bytes: usize,
+    ) -> Tensor {
+        let mla_attention::Dims { heads, dr, dv, .. } = self.dims;
+        let most = read_bytes / ((self.kv_lora_rank + dr) * size_of::<f32>());
+        let mut o: Option<Tensor> = None;
+        let mut first = 0;
+        while first < rows.len() {
+            let (start, mut end) = (rows[first].start, first);
+            let (mut q_offsets, mut k_offsets, mut keys) = (vec![0], vec![0], 0);
+            while end < rows.len() && (end == first || keys + caches[end].len() <= most) {
+                keys += caches[end].len();
+                q_offsets.push(rows[end].end - start);
+                k_offsets.push(keys);
+                end += 1;
+            }
+            let (mut latent, mut rope_key) = (ctx.empty([keys, self.kv_lora_rank]), ctx.empty([keys, dr]));
+            for (cache, keys) in caches[first..end].iter().zip(k_offsets.windows(2)) {
+                let c = &mut latent.data_mut()[keys[0] * self.kv_lora_rank..keys[1] * self.kv_lora_rank];
+                cache.read(ctx, 0..cache.len(), c, &mut rope_key.data_mut()[keys[0] * dr..keys[1] * dr]);
+            }
+            let chunks = mla_attention::Chunks { q_offsets: &q_offsets, k_offsets: &k_offsets };
+            if end - first == rows.len() {
+                return self.direct(ctx, p, q, &latent, &rope_key, chunks, EXPANDED_BYTES);
+            }
+            let part = start..rows[end - 1].end;
+            let q = rows_of(ctx, q, slice::from_ref(&part));
+            let of_part = self.direct(ctx, p, &q, &latent, &rope_key, chunks, EXPANDED_BYTES);
+            let o = o.get_or_insert_with(|| ctx.empty([rows[rows.len() - 1].end, heads * dv]));
+            o.data_mut()[part.start * heads * dv..part.end * heads * dv].copy_from_slice(of_part.data());
+            first = end;
+        }
+        o.expect("there is a sequence")
     }
 
     /// `o [T, H dv]` of rotated queries `q [T, H (dn + dr)]`, those of each sequence being the last of the tokens of it that
@@ -197,15 +229,39 @@ mod tests {
     use super::*;
     use crate::Model;
 
+    fn values(rows: usize, width: usize) -> Tensor {
+        let at = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0;
+        Tensor::from_vec((0..rows * width).map(at).collect(), [rows, width])
+    }
+
+    #[test]
+    fn sequences_that_are_read_in_groups_have_the_bits_of_all_at_once() {
+        let model = Model::random(&presets::preset("tiny").unwrap(), 0.15, 4);
+        let (ctx, mla) = (Ctx::new(2).unwrap(), &model.blocks[0].self_attn);
+        let mla_attention::Dims { heads, dn, dr, .. } = mla.dims;
+        let lens = [70, 3, 20, 1, 40];
+        let mut caches: Vec<Latents> = lens.iter().map(|_| mla.new_cache(CacheKind::F32)).collect();
+        for (cache, len) in caches.iter_mut().zip(lens) {
+            cache.append(&ctx, values(len, mla.kv_lora_rank).data(), values(len, dr).data());
+        }
+        let rows = [0..5, 5..8, 8..9, 9..10, 10..30];
+        let q = values(30, heads * (dn + dr));
+        let caches: Vec<&mut Latents> = caches.iter_mut().collect();
+        let read = |tokens: usize| {
+            let bytes = tokens * (mla.kv_lora_rank + dr) * 4;
+            mla.read_back(&ctx, &model.params, &q, &rows, &caches, bytes)
+        };
+        let want = read(134);
+        for tokens in [0, 23, 60, 133] {
+            assert_eq!(read(tokens).data(), want.data(), "{tokens} tokens at a time");
+        }
+    }
+
     #[test]
     fn heads_in_waves_give_the_bits_of_all_at_once() {
         let model = Model::random(&presets::preset("tiny").unwrap(), 0.15, 4);
         let (ctx, mla) = (Ctx::new(2).unwrap(), &model.blocks[0].self_attn);
         let mla_attention::Dims { heads, dn, dr, dv } = mla.dims;
-        let values = |rows: usize, width: usize| {
-            let at = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 50.0;
-            Tensor::from_vec((0..rows * width).map(at).collect(), [rows, width])
-        };
         let (q, latent, rope_key) = (values(9, heads * (dn + dr)), values(30, mla.kv_lora_rank), values(30, dr));
         let chunks = mla_attention::Chunks { q_offsets: &[0, 9], k_offsets: &[0, 30] };
         let direct = |bytes| mla.direct(&ctx, &model.params, &q, &latent, &rope_key, chunks, bytes);
