@@ -4,7 +4,7 @@ use crate::Precision;
 
 /// Correctness: one; primes; widths around a vector (32), half a chunk (64), a chunk (128) and what is decoded at a time
 /// (1024); rows of x on both sides of the groups (8, 16); more rows of W than a call has (32) and a block of FP8 (128);
-/// widths that need several passes over the rows.
+/// widths that need several passes over the rows, and fewer of them where several groups share what is decoded.
 pub const EXACT: &[[usize; 3]] = &[
     [1, 1, 1],
     [1, 3, 63],
@@ -19,6 +19,7 @@ pub const EXACT: &[[usize; 3]] = &[
     [16, 33, 1100],
     [17, 3, 1024],
     [35, 35, 97],
+    [10, 35, 4300],
     [1, 2, 17000],
 ];
 
@@ -26,7 +27,7 @@ pub const EXACT: &[[usize; 3]] = &[
 pub const SPEED: &[[usize; 2]] = &[[2048, 7168], [7168, 2048], [1024, 1024]];
 
 /// Rows of x.
-pub const SPEED_ROWS: &[usize] = &[1, 2, 4, 8, 16];
+pub const SPEED_ROWS: &[usize] = &[1, 2, 4, 8, 16, 32];
 
 /// Of `Σ |xᵢ wᵢ|`: each rounding on the way from a product to the result adds at most 2⁻²⁴ of a partial sum.
 ///

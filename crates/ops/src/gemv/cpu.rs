@@ -20,14 +20,14 @@ pub(super) const ROWS: usize = 32;
 /// Rows of x of one call.
 pub(super) const MAX_GROUP: usize = 8;
 
-/// `[row, m]`: what rows of W and of x give.
-pub(super) type Out = [[f32; MAX_GROUP]; ROWS];
+/// `[m, row]`: what rows of x and of W give.
+pub(super) type Out = [[f32; ROWS]; MAX_GROUP];
 
 /// Columns that are decoded to f32 at a time: with as many of a few rows of x they fit the level-1 cache.
 const DECODED: usize = 1024;
 
 simd! {
-    /// `out[i][m] = x[m] · W[rows.start + i]`, both rounded to bf16: see [`super`] for the order of the sum. `x` is one
+    /// `out[m][i] = x[m] · W[rows.start + i]`, both rounded to bf16: see [`super`] for the order of the sum. `x` is one
     /// group of `group` packed rows.
     pub(super) fn bf16(matrix: MatrixRef<'_>, rows: Range<usize>, x: &[Line], group: usize, out: &mut Out) {
         let layout = Layout::of(&matrix.codes);
@@ -69,8 +69,8 @@ simd! {
                     add_scaled(total, &sum, if halves { &scales[1] } else { &scales[0] });
                 }
             }
-            for (out, total) in out[i].iter_mut().zip(&totals[..group]) {
-                *out = reduce(*total);
+            for (out, total) in out.iter_mut().zip(&totals[..group]) {
+                out[i] = reduce(*total);
             }
         }
     }
@@ -95,7 +95,7 @@ fn add_scaled(total: &mut [f32; LANES], sum: &[f32; LANES], scale: &[f32; LANES]
 }
 
 simd! {
-    /// `out[i][m] = x[m] · W[rows.start + i]` in f32, for at most [`MAX_GROUP`] rows of x, `x[m]` being
+    /// `out[m][i] = x[m] · W[rows.start + i]` in f32, for at most [`MAX_GROUP`] rows of x, `x[m]` being
     /// `x[m * stride..]`.
     pub(super) fn f32(matrix: MatrixRef<'_>, rows: Range<usize>, x: &[f32], stride: usize, group: usize, out: &mut Out) {
         let mut buffer = [0.0; DECODED];
@@ -119,8 +119,8 @@ simd! {
                     add_products(total, w, x(done + m));
                 }
             }
-            for (out, total) in out[i].iter_mut().zip(&totals[..group]) {
-                *out = reduce(*total);
+            for (out, total) in out.iter_mut().zip(&totals[..group]) {
+                out[i] = reduce(*total);
             }
         }
     }

@@ -54,8 +54,14 @@ const TASKS_A_THREAD: usize = 8;
 /// Below this it is faster to multiply than to tell other threads.
 const ALONE_BYTES: usize = 16 << 10;
 
+/// Lines of vectors of a strip that several groups of x meet: with weights, which are half as many bytes, and x they stay
+/// in the level-2 cache.
+const DECODED_LINES: usize = (128 << 10) / size_of::<Line>();
+
 thread_local! {
     static PACKED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    /// The vectors of a strip.
+    static DECODED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Rows of x packed in one layout: from `start` on, one group after the other.
@@ -187,35 +193,71 @@ impl<'a> Jobs<'a> {
     fn bf16(&self, Task { job, rows }: &Task, next: Option<&Task>, packed: &Packed, lines: &[Line]) {
         let Job { matrix, .. } = self.products[*job];
         let Rows { count, width, .. } = self.rows[packed.rows];
-        let mut out: Out = [[0.0; MAX_GROUP]; ROWS];
-        for start in rows.clone().step_by(ROWS) {
-            let strip = start..rows.end.min(start + ROWS);
+        let mut out: Out = [[0.0; ROWS]; MAX_GROUP];
+        let row_lines = width.div_ceil(CHUNK) * VECTORS;
+        let step = if shares(&matrix, count) { (DECODED_LINES / row_lines).clamp(2, ROWS) & !1 } else { ROWS };
+        for start in rows.clone().step_by(step) {
+            let strip = start..rows.end.min(start + step);
             let after = match next {
                 Some(next) if strip.end == rows.end => row_address(&self.products[next.job].matrix, next.rows.start),
                 _ => row_address(&matrix, strip.end),
             };
-            let mut at = packed.start;
+            #[cfg(target_arch = "x86_64")]
+            if self.ctx.isa.level() >= tensor::Level::Avx512Bf16 {
+                let x = &lines[packed.start..];
+                // SAFETY: an `Isa` of this level exists only on a processor that has the instructions.
+                unsafe { self.avx512(*job, &strip, x, count, after, &mut out) };
+                continue;
+            }
             for (first, group) in groups(count) {
-                let end = at + group * width.div_ceil(CHUNK) * VECTORS;
-                let x = &lines[at..end];
-                at = end;
-                #[cfg(target_arch = "x86_64")]
-                if self.ctx.isa.level() >= tensor::Level::Avx512Bf16 {
-                    // SAFETY: an `Isa` of this level exists only on a processor that has the instructions.
-                    unsafe { super::avx512::products(matrix, strip.clone(), x, group, after, &mut out) };
-                    self.write(*job, &strip, first, group, &out);
-                    continue;
-                }
+                let x = &lines[packed.start + first * row_lines..][..group * row_lines];
                 cpu::bf16(self.ctx.isa, matrix, strip.clone(), x, group, &mut out);
                 self.write(*job, &strip, first, group, &out);
             }
         }
     }
 
+    /// The same for all groups of a strip: the first decodes it, and if there are more, those find its vectors.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `Level::Avx512Bf16`.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn avx512(
+        &self,
+        job: usize,
+        strip: &Range<usize>,
+        x: &[Line],
+        count: usize,
+        after: *const u8,
+        out: &mut Out,
+    ) {
+        use super::avx512::{Decoded, products, row_lines};
+        let Job { matrix, .. } = self.products[job];
+        let lines = row_lines(matrix.cols);
+        let shared = shares(&matrix, count);
+        DECODED.with_borrow_mut(|decoded| {
+            if shared && decoded.len() < strip.len() * lines {
+                decoded.resize(strip.len() * lines, Line([0; LANES]));
+            }
+            for (first, group) in groups(count) {
+                let x = &x[first * lines..][..group * lines];
+                // Only the first group comes to what is read after the strip: the others find all in the level-2 cache.
+                let (decoded, after) = match first {
+                    _ if !shared => (Decoded::Alone, after),
+                    0 => (Decoded::Into(decoded), after),
+                    _ => (Decoded::From(decoded), decoded.as_ptr().cast()),
+                };
+                // SAFETY: the processor has the instructions, the caller's promise.
+                unsafe { products(matrix, strip.clone(), x, group, after, decoded, out) };
+                self.write(job, strip, first, group, out);
+            }
+        });
+    }
+
     fn f32(&self, Task { job, rows }: &Task) {
         let Job { matrix, x, .. } = self.products[*job];
         let Rows { data, stride, count, .. } = self.rows[x];
-        let mut out: Out = [[0.0; MAX_GROUP]; ROWS];
+        let mut out: Out = [[0.0; ROWS]; MAX_GROUP];
         for start in rows.clone().step_by(ROWS) {
             let strip = start..rows.end.min(start + ROWS);
             for (first, group) in groups(count) {
@@ -232,9 +274,7 @@ impl<'a> Jobs<'a> {
             let start = job.first + (first + m) * job.stride + strip.start - job.rows.start;
             // SAFETY: jobs write different elements, the promise of `Jobs`, and tasks differ in their rows of W.
             let y = unsafe { self.outputs[job.y].part(start, strip.len()) };
-            for (y, out) in y.iter_mut().zip(out) {
-                *y = out[m];
-            }
+            y.copy_from_slice(&out[m][..strip.len()]);
         }
     }
 }
@@ -242,6 +282,11 @@ impl<'a> Jobs<'a> {
 /// The groups of rows that kernels take, as `(first row, rows)`.
 fn groups(count: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..count).step_by(MAX_GROUP).map(move |first| (first, MAX_GROUP.min(count - first)))
+}
+
+/// Whether several groups of x meet weights that have to be decoded.
+fn shares(matrix: &MatrixRef<'_>, count: usize) -> bool {
+    count > MAX_GROUP && !matches!(matrix.codes, CodesRef::F32(_) | CodesRef::Bf16(_))
 }
 
 /// The bytes of a row without its scales.

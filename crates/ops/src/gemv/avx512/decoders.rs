@@ -95,6 +95,34 @@ impl Decoder for Bf16 {
     }
 }
 
+/// The vectors that another decoder made, with its scales.
+#[derive(Clone, Copy)]
+pub(super) struct Kept<D>(pub(super) D);
+
+impl<D: Decoder> Decoder for Kept<D> {
+    const CHUNK_BYTES: usize = 256;
+    const SCALED: Scaled = D::SCALED;
+    type Scales = D::Scales;
+
+    fn scales_of(&self, row: usize) -> D::Scales {
+        self.0.scales_of(row)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn decode<const AGAIN: bool>(self, w: *const u8) -> [__m512bh; VECTORS] {
+        // SAFETY: a chunk is four vectors.
+        unsafe { Bf16.decode::<AGAIN>(w) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn scales(self, of_row: D::Scales, c: usize) -> [__m512; 2] {
+        // SAFETY: the caller's promise is that of the other decoder.
+        unsafe { self.0.scales(of_row, c) }
+    }
+}
+
 /// The bytes of bf16 that stand for codes of a sign and seven bits: two vectors of lower ones, two of upper ones.
 #[repr(C, align(64))]
 struct Tables([[u8; 128]; 2]);
