@@ -1,10 +1,11 @@
 //! `heads_nn` with tables in registers.
 //!
 //! ```text
-//! for each eight rows of W, which follow one another in memory:
+//! for each eight or sixteen rows of W, which follow one another in memory:
 //!   for each chunk of their columns, for each two rows of q:
-//!     the sums of the chunk to registers; for each of the eight rows, in order:
-//!       decode the chunk, widen it to f32, sum = (q · scale) · code + sum
+//!     the sums of the chunk to registers; for each of the rows, in order:
+//!       decode the chunk and widen it to f32, or find what was decoded for other rows of q
+//!       sum = (q · scale) · code + sum
 //! ```
 //!
 //! The sums wait in the level-1 cache, in the order in which decoding leaves columns, and are put in order at the end.
@@ -18,17 +19,28 @@ use std::mem::transmute;
 
 use tensor::{CodesRef, MatrixRef, int4_row_bytes};
 
-use super::decoders::{Bf16, Decoder, Fp8, Groups, Int4, Int8};
+use super::decoders::{Bf16, Decoder, Fp8, Groups, Int4, Int8, Scaled};
 use super::reading::Reading;
 use crate::gemv::decode::INT4_WORDS;
 use crate::gemv::pack::{CHUNK, Layout, VECTORS};
 use crate::simd::LANES;
 
-/// Rows of W that are added up before sums go back to memory.
-const ROWS: usize = 8;
+/// Rows of W that are added up before sums go back to memory, with a few rows of q and with more.
+const ROWS: [usize; 2] = [8, MOST_ROWS];
+const MOST_ROWS: usize = 16;
+/// From this many rows of q on, decoded weights are kept: loading them is cheaper than decoding them again.
+const MANY: usize = 5;
 
 /// The sums of one row of q: of each vector of weights those of its lower halves, then those of its upper ones.
-type Sums = [[f32; LANES]; 2 * VECTORS];
+#[repr(C, align(64))]
+#[derive(Clone)]
+struct Sums([[f32; LANES]; 2 * VECTORS]);
+
+/// A chunk of some rows of W in f32, in the order of [`Sums`], and its scales.
+struct Wide {
+    columns: [[__m512; 2 * VECTORS]; MOST_ROWS],
+    scales: [[__m512; 2]; MOST_ROWS],
+}
 
 /// Whether [`columns`] takes this matrix.
 pub(in crate::gemv) fn takes(matrix: &MatrixRef<'_>) -> bool {
@@ -99,9 +111,14 @@ unsafe fn run<D: Decoder>(
     let reading = Reading::here();
     // Rows of a head follow one another in memory.
     let ahead = reading.ahead / 2;
-    let mut sums: Vec<Sums> = vec![[[0.0; LANES]; 2 * VECTORS]; q.len() * part.chunks];
-    for row in (0..part.rows).step_by(ROWS) {
-        let rows = row..part.rows.min(row + ROWS);
+    let zero = _mm512_setzero_ps();
+    let mut wide = Wide { columns: [[zero; 2 * VECTORS]; MOST_ROWS], scales: [[zero; 2]; MOST_ROWS] };
+    let mut sums: Vec<Sums> = vec![Sums([[0.0; LANES]; 2 * VECTORS]); q.len() * part.chunks];
+    // Weights without scales are bf16, which are widened as fast as they are loaded.
+    let many = q.len() >= MANY && !matches!(D::SCALED, Scaled::Not);
+    let step = ROWS[usize::from(many)];
+    for row in (0..part.rows).step_by(step) {
+        let rows = row..part.rows.min(row + step);
         for chunk in 0..part.chunks {
             let w = w.wrapping_add((part.first + row) * row_bytes + (part.start + chunk) * D::CHUNK_BYTES);
             for i in 0..rows.len() {
@@ -112,14 +129,24 @@ unsafe fn run<D: Decoder>(
             let at = Place { w, row_bytes, row: part.first + row, chunk: part.start + chunk };
             for t in (0..q.len()).step_by(2) {
                 let i = t * part.chunks + chunk;
-                // SAFETY: the rows and the chunk are inside the matrix, the caller's promise.
+                // SAFETY: the rows and the chunk are inside the matrix, the caller's promise; the first two rows of q have
+                // kept what the others find.
                 unsafe {
                     if t + 1 < q.len() {
-                        let q = [&q[t][rows.clone()], &q[t + 1][rows.clone()]];
+                        let two = [&q[t][rows.clone()], &q[t + 1][rows.clone()]];
                         let [a, b] = sums.get_disjoint_unchecked_mut([i, i + part.chunks]);
-                        add::<D, 2>(decoder, at, q, [a, b]);
+                        match t {
+                            _ if !many => add::<D, 2, DECODE>(decoder, at, two, [a, b], &mut wide),
+                            0 => add::<D, 2, KEEP>(decoder, at, two, [a, b], &mut wide),
+                            _ => add::<D, 2, FIND>(decoder, at, two, [a, b], &mut wide),
+                        }
                     } else {
-                        add::<D, 1>(decoder, at, [&q[t][rows.clone()]], [&mut sums[i]]);
+                        let (one, sums) = ([&q[t][rows.clone()]], [&mut sums[i]]);
+                        if many {
+                            add::<D, 1, FIND>(decoder, at, one, sums, &mut wide);
+                        } else {
+                            add::<D, 1, DECODE>(decoder, at, one, sums, &mut wide);
+                        }
                     }
                 }
             }
@@ -145,49 +172,72 @@ struct Place {
     chunk: usize,
 }
 
-/// Adds as many rows of W, times the numbers of `T` rows of q.
+/// Weights are decoded for this call alone.
+const DECODE: u8 = 0;
+/// Weights are decoded and kept.
+const KEEP: u8 = 1;
+/// Weights have been kept.
+const FIND: u8 = 2;
+
+/// Adds as many rows of W, times the numbers of `T` rows of q. `FROM` is one of the three above: const generics take numbers
+/// only.
 ///
 /// # Safety
 /// As [`run`]; the rows of the place are inside the matrix, and all of `q` have as many numbers.
 #[inline]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16")]
-unsafe fn add<D: Decoder, const T: usize>(decoder: D, place: Place, q: [&[f32]; T], sums: [&mut Sums; T]) {
+unsafe fn add<D: Decoder, const T: usize, const FROM: u8>(
+    decoder: D,
+    place: Place,
+    q: [&[f32]; T],
+    sums: [&mut Sums; T],
+    wide: &mut Wide,
+) {
     let Place { w, row_bytes, row, chunk } = place;
     let upper = _mm512_set1_epi32(0xFFFF_0000_u32.cast_signed());
     let mut all = [[_mm512_setzero_ps(); 2 * VECTORS]; T];
     for t in 0..T {
         for v in 0..2 * VECTORS {
             // SAFETY: sixteen sums.
-            all[t][v] = unsafe { _mm512_loadu_ps(sums[t][v].as_ptr()) };
+            all[t][v] = unsafe { _mm512_loadu_ps(sums[t].0[v].as_ptr()) };
         }
     }
-    for i in 0..q[0].len() {
-        // SAFETY: the chunk of row `row + i`, and its scales.
-        let (vectors, scales) = unsafe {
-            let w = w.wrapping_add(i * row_bytes);
-            (D::decode::<false>(decoder, w), decoder.scales(decoder.scales_of(row + i), chunk))
-        };
-        let mut factors = [[_mm512_setzero_ps(); 2]; T];
+    let Wide { columns, scales } = wide;
+    for (i, (kept, kept_scales)) in columns.iter_mut().zip(scales).take(q[0].len()).enumerate() {
+        let (mut columns, mut scales) = (*kept, *kept_scales);
+        if FROM != FIND {
+            // SAFETY: the chunk of row `row + i`, and its scales.
+            let vectors = unsafe {
+                scales = decoder.scales(decoder.scales_of(row + i), chunk);
+                D::decode::<false>(decoder, w.wrapping_add(i * row_bytes))
+            };
+            for v in 0..VECTORS {
+                // SAFETY: a `__m512i` is any 64 bytes.
+                let pairs = unsafe { transmute::<__m512bh, __m512i>(vectors[v]) };
+                columns[2 * v] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
+                columns[2 * v + 1] = _mm512_castsi512_ps(_mm512_and_si512(pairs, upper));
+            }
+        }
+        if FROM == KEEP {
+            (*kept, *kept_scales) = (columns, scales);
+        }
         for t in 0..T {
             // SAFETY: all of `q` have as many numbers, the caller's promise.
             let q = _mm512_set1_ps(unsafe { *q[t].get_unchecked(i) });
-            factors[t] = [_mm512_mul_ps(q, scales[0]), _mm512_mul_ps(q, scales[1])];
-        }
-        for v in 0..VECTORS {
-            // SAFETY: a `__m512i` is any 64 bytes.
-            let pairs = unsafe { transmute::<__m512bh, __m512i>(vectors[v]) };
-            let low: __m512 = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
-            let high = _mm512_castsi512_ps(_mm512_and_si512(pairs, upper));
-            for t in 0..T {
-                all[t][2 * v] = _mm512_fmadd_ps(factors[t][v / 2], low, all[t][2 * v]);
-                all[t][2 * v + 1] = _mm512_fmadd_ps(factors[t][v / 2], high, all[t][2 * v + 1]);
+            let factors = match D::SCALED {
+                Scaled::Halves => scales.map(|scale| _mm512_mul_ps(q, scale)),
+                Scaled::Chunk => [_mm512_mul_ps(q, scales[0]); 2],
+                Scaled::Not => [q; 2],
+            };
+            for v in 0..2 * VECTORS {
+                all[t][v] = _mm512_fmadd_ps(factors[v / 4], columns[v], all[t][v]);
             }
         }
     }
     for (sums, all) in sums.into_iter().zip(&all) {
         for v in 0..2 * VECTORS {
             // SAFETY: sixteen sums.
-            unsafe { _mm512_storeu_ps(sums[v].as_mut_ptr(), all[v]) };
+            unsafe { _mm512_storeu_ps(sums.0[v].as_mut_ptr(), all[v]) };
         }
     }
 }
@@ -199,7 +249,7 @@ fn arrange<const LAYOUT: u8>(sums: &Sums, y: &mut [f32; CHUNK]) {
     for vector in 0..VECTORS {
         for lane in 0..LANES {
             let [low, high] = layout.columns(vector, lane);
-            (y[low], y[high]) = (sums[2 * vector][lane], sums[2 * vector + 1][lane]);
+            (y[low], y[high]) = (sums.0[2 * vector][lane], sums.0[2 * vector + 1][lane]);
         }
     }
 }
