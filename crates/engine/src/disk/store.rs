@@ -119,7 +119,11 @@ impl Store {
             // What people asked is in the file.
             #[cfg(unix)]
             fs_err::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            options.open(&partial)?.write_all(bytes)?;
+            let mut file = options.open(&partial)?;
+            file.write_all(bytes)?;
+            // The time that the system gives a file may be some milliseconds old, older than that of a use before it.
+            file.set_modified(SystemTime::now())?;
+            drop(file);
             if let Some(folder) = path.parent() {
                 fs_err::create_dir_all(folder)?;
             }
