@@ -15,6 +15,11 @@ pub(super) const VECTORS: usize = CHUNK / (2 * LANES);
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Line(pub(super) [u32; LANES]);
 
+/// Lines of a row, packed or decoded.
+pub(super) fn row_lines(cols: usize) -> usize {
+    cols.div_ceil(CHUNK) * VECTORS
+}
+
 /// Which columns of a chunk meet in which lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tensor::{CodesRef, Ctx, MatrixRef, Tensor, int4_row_bytes};
 
 use super::cpu::{self, MAX_GROUP, Out, ROWS};
-use super::pack::{CHUNK, Layout, Line, VECTORS, pack_row};
+use super::pack::{Layout, Line, pack_row, row_lines};
 use crate::Precision;
 use crate::mla_attention::disjoint::Disjoint;
 use crate::simd::LANES;
@@ -167,7 +167,7 @@ impl<'a> Jobs<'a> {
             of_job.push(known.unwrap_or_else(|| {
                 let Rows { count, width, .. } = self.rows[job.x];
                 packed.push(Packed { rows: job.x, layout, start: used });
-                used += count * width.div_ceil(CHUNK) * VECTORS;
+                used += count * row_lines(width);
                 last[job.x] = Some(packed.len() - 1);
                 packed.len() - 1
             }));
@@ -179,7 +179,7 @@ impl<'a> Jobs<'a> {
             let Rows { data, stride, count, width } = self.rows[rows];
             let mut at = start;
             for (first, group) in groups(count) {
-                let end = at + group * width.div_ceil(CHUNK) * VECTORS;
+                let end = at + group * row_lines(width);
                 for m in 0..group {
                     let x = &data[(first + m) * stride..][..width];
                     pack_row(self.ctx.isa, x, layout, group, m, &mut lines[at..end]);
@@ -194,8 +194,8 @@ impl<'a> Jobs<'a> {
         let Job { matrix, .. } = self.products[*job];
         let Rows { count, width, .. } = self.rows[packed.rows];
         let mut out: Out = [[0.0; ROWS]; MAX_GROUP];
-        let row_lines = width.div_ceil(CHUNK) * VECTORS;
-        let step = if shares(&matrix, count) { (DECODED_LINES / row_lines).clamp(2, ROWS) & !1 } else { ROWS };
+        let lines_of_row = row_lines(width);
+        let step = if shares(&matrix, count) { (DECODED_LINES / lines_of_row).clamp(2, ROWS) & !1 } else { ROWS };
         for start in rows.clone().step_by(step) {
             let strip = start..rows.end.min(start + step);
             let after = match next {
@@ -210,7 +210,7 @@ impl<'a> Jobs<'a> {
                 continue;
             }
             for (first, group) in groups(count) {
-                let x = &lines[packed.start + first * row_lines..][..group * row_lines];
+                let x = &lines[packed.start + first * lines_of_row..][..group * lines_of_row];
                 cpu::bf16(self.ctx.isa, matrix, strip.clone(), x, group, &mut out);
                 self.write(*job, &strip, first, group, &out);
             }
@@ -231,7 +231,7 @@ impl<'a> Jobs<'a> {
         after: *const u8,
         out: &mut Out,
     ) {
-        use super::avx512::{Decoded, products, row_lines};
+        use super::avx512::{Decoded, products};
         let Job { matrix, .. } = self.products[job];
         let lines = row_lines(matrix.cols);
         let shared = shares(&matrix, count);

@@ -152,8 +152,8 @@ impl Mla {
     }
 
     /// `o [T, H dv]` of rotated queries `q [T, H (dn + dr)]`, those of each sequence being the last of the tokens of it that
-    /// `latent [S, rk]` and `rope_key [S, dr]` are of. Keys and values are there for some heads at a time, as many as fit `expanded_bytes`, but
-    /// at least one: those of all 128 heads of the published model would take 16 GiB at 128K tokens.
+    /// `latent [S, rk]` and `rope_key [S, dr]` are of. Keys and values are there for some heads at a time, as many as fit
+    /// `expanded_bytes`, but at least one: those of all 128 heads of the published model would take 16 GiB at 128K tokens.
     fn direct(
         &self,
         ctx: &Ctx,

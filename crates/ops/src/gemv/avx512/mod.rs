@@ -33,7 +33,7 @@ use tensor::{CodesRef, MatrixRef, int4_row_bytes};
 
 use super::cpu::{MAX_GROUP, Out, ROWS};
 use super::decode::INT4_WORDS;
-use super::pack::{CHUNK, Line, VECTORS};
+use super::pack::{CHUNK, Line, VECTORS, row_lines};
 
 /// Bytes of packed x that a pass over rows of W reads again and again: they stay in the level-1 cache, beside the weights
 /// that come ahead of time. One or two rows of x may have more, since less of x is read for a weight.
@@ -49,11 +49,6 @@ pub(super) enum Decoded<'a> {
     Into(&'a mut [Line]),
     /// They have been kept here.
     From(&'a [Line]),
-}
-
-/// Lines of a row of vectors.
-pub(super) fn row_lines(cols: usize) -> usize {
-    cols.div_ceil(CHUNK) * VECTORS
 }
 
 /// Products of `rows` (at most [`ROWS`]) of a matrix with one packed group of rows of x: `out[m][i]`. `after` is
